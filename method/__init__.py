@@ -1,0 +1,1 @@
+"""Sparse-prefill methods, their kernels and the block-mask contract, usable without the harness."""

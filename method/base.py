@@ -1,0 +1,43 @@
+"""The contract of a method: post-RoPE query and key in, a block mask out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from method.blocks import BlockMask
+from method.keep import KeepPolicy
+
+
+class Method(ABC):
+    """One sparse-prefill rule. Subclass it in one file, name the class in one YAML.
+
+    A method decides *which* 128x128 blocks are computed; the shared executor computes them, so
+    methods differ in nothing else. Instances hold settings only and are safe to re-use.
+    """
+
+    paper_keep: ClassVar[KeepPolicy]
+    """What the method's own paper or code always keeps; used when the run says ``keep=paper``."""
+
+    dense: ClassVar[bool] = False
+    """True only for the dense baseline, which the executor sends to exact attention."""
+
+    @abstractmethod
+    def select(
+        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
+    ) -> BlockMask:
+        """Choose the key blocks of every query row.
+
+        Args:
+            query: ``[B, Hq, Lq, D]`` after RoPE, any strides.
+            key: ``[B, Hkv, Lk, D]`` after RoPE, KV heads *not* repeated; query head ``h`` reads
+                KV head ``h // (Hq // Hkv)``. ``Lk >= Lq``: queries are the last ``Lq`` tokens.
+            scale: factor on the logits, usually ``D ** -0.5``.
+            layer: index of the decoder layer.
+            keep: blocks that must be in the answer.
+
+        Returns:
+            A :class:`BlockMask` with nothing above the causal diagonal.
+        """

@@ -1,0 +1,44 @@
+"""Shared fixtures, and which tests can run here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cuda = torch.cuda.is_available()
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    compiled = pytest.mark.skip(reason="needs real Triton, but TRITON_INTERPRET=1 is set")
+    nowhere = pytest.mark.skip(reason="needs TRITON_INTERPRET=1 or a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            if not cuda:
+                item.add_marker(no_gpu)
+            elif INTERPRETING:
+                item.add_marker(compiled)
+        if item.get_closest_marker("interpreter") and not (cuda or INTERPRETING):
+            item.add_marker(nowhere)
+
+
+@pytest.fixture
+def kernel_device() -> str:
+    """Where Triton kernels run: the GPU with real Triton, the CPU under the interpreter."""
+    return "cpu" if INTERPRETING else "cuda"
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill memory from ``torch.empty`` with NaN, so that an unwritten result shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    yield
+    torch.use_deterministic_algorithms(before)
+    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
