@@ -1,0 +1,120 @@
+"""The executor: runs attention over the blocks a method chose, the same way for every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from method.base import Method
+from method.blocks import BlockMask
+from method.density import density_by_head
+from method.keep import KeepPolicy
+from method.kernels.dense import dense_prefill
+from method.kernels.reference import reference_attention
+from method.kernels.sparse_torch import block_sparse_torch
+
+BACKENDS = ("auto", "triton", "torch", "reference")
+
+
+def resolve_backend(device: torch.device, backend: str) -> str:
+    """The back end that ``backend`` means on ``device``: "triton", "torch" or "reference".
+
+    "auto" is Triton on a CUDA device and PyTorch elsewhere. Whether Triton can run the tensors
+    (dtype, head size, interpreter) is checked by the kernel itself.
+
+    Raises:
+        ValueError: ``backend`` is unknown.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend != "auto":
+        return backend
+    return "triton" if device.type == "cuda" else "torch"
+
+
+def block_sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, *, scale: float, backend: str = "auto"
+) -> Tensor:
+    """Exact token-causal attention over the kept blocks.
+
+    Args:
+        query: ``[B, Hq, Lq, D]``, any strides. Triton: D in {64, 96, 128}, bf16, fp16 or fp32.
+        key: ``[B, Hkv, Lk, D]`` with ``Lk >= Lq``, KV heads not repeated.
+        value: ``[B, Hkv, Lk, D]``.
+        mask: kept blocks for these lengths.
+        scale: positive factor on the logits.
+        backend: see :func:`resolve_backend`.
+
+    Returns:
+        ``[B, Hq, Lq, D]`` in the query's dtype. A query that sees no key gets 0.
+
+    Raises:
+        ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
+        TypeError: dtypes differ or are not supported.
+    """
+    name = resolve_backend(query.device, backend)
+    if name == "torch":
+        return block_sparse_torch(query, key, value, mask, scale=scale)
+    if name == "reference":
+        return reference_attention(query, key, value, mask, scale=scale)[0]
+    # Imported here so that the other back ends work where Triton is not installed.
+    from method.kernels.sparse_triton import block_sparse_triton
+
+    return block_sparse_triton(query, key, value, mask, scale=scale)[0]
+
+
+@dataclass(frozen=True)
+class PrefillResult:
+    """What one layer's prefill gave.
+
+    Attributes:
+        output: ``[B, Hq, Lq, D]`` in the query's dtype.
+        density: float32 ``[B, Hq]`` on the device: kept blocks over the causal triangle.
+        kernel: what computed the output, such as "triton", "torch" or "dense:cudnn".
+    """
+
+    output: Tensor
+    density: Tensor
+    kernel: str
+
+
+@dataclass(frozen=True)
+class SparsePrefill:
+    """A method, the blocks it must keep, and the back end that runs it.
+
+    Attributes:
+        method: the rule; a dense one goes to exact attention.
+        keep: blocks that are always computed.
+        backend: see :func:`resolve_backend`.
+    """
+
+    method: Method
+    keep: KeepPolicy
+    backend: str = "auto"
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
+    ) -> PrefillResult:
+        """Select blocks and attend.
+
+        Args:
+            query: ``[B, Hq, Lq, D]`` after RoPE, any strides.
+            key: ``[B, Hkv, Lk, D]`` after RoPE with ``Lk >= Lq``, KV heads not repeated.
+            value: ``[B, Hkv, Lk, D]``.
+            scale: positive factor on the logits.
+            layer: index of the decoder layer.
+
+        Raises:
+            ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
+            TypeError: dtypes differ or are not supported.
+        """
+        if self.method.dense:
+            output, kernel = dense_prefill(query, key, value, scale=scale)
+            density = torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
+            return PrefillResult(output, density, f"dense:{kernel}")
+        name = resolve_backend(query.device, self.backend)
+        mask = self.method.select(query, key, scale=scale, layer=layer, keep=self.keep)
+        output = block_sparse_attention(query, key, value, mask, scale=scale, backend=name)
+        return PrefillResult(output, density_by_head(mask), name)

@@ -1,0 +1,101 @@
+"""What the Triton kernels share: supported inputs, and launch settings by chip and head size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+HEAD_DIMS = (64, 96, 128)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def interpreting() -> bool:
+    """Whether Triton runs kernels through its interpreter (``TRITON_INTERPRET=1``)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def check_triton(tensor: Tensor, what: str) -> None:
+    """Check that the Triton kernels can run on ``tensor`` (``[..., D]``).
+
+    Raises:
+        ValueError: the device or the head size is not supported.
+        TypeError: the dtype is not supported (bf16 also under the interpreter, whose bf16
+            arithmetic is wrong without saying so).
+    """
+    if not tensor.is_cuda and not interpreting():
+        raise ValueError(
+            f"{what}: Triton kernels need CUDA tensors, got {tensor.device}; use backend=torch on a "
+            "CPU, or TRITON_INTERPRET=1 to test the kernels there"
+        )
+    if tensor.shape[-1] not in HEAD_DIMS:
+        raise ValueError(
+            f"{what}: head size {tensor.shape[-1]} is not supported by the Triton kernels "
+            f"(supported: {', '.join(map(str, HEAD_DIMS))}); use backend=torch"
+        )
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{what}: {tensor.dtype} is not supported (bfloat16, float16, float32)")
+    if tensor.dtype == torch.bfloat16 and interpreting():
+        raise TypeError(
+            f"{what}: Triton's interpreter computes bfloat16 wrongly; use float32 or float16 there"
+        )
+
+
+def capability(device: torch.device) -> int:
+    """Compute capability as one number (90 for 9.0); 0 where there is no GPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def unit_stride(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last dimension is contiguous, else a copy."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Launch settings of one kernel: tokens (or strides) per step, warps and pipeline stages."""
+
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+# For 16-bit inputs: (lowest, highest capability), then settings by padded head size. The last row
+# is for chips with about 100 KB of shared memory per block (8.6, 8.9, 12.0) and for older ones.
+_SPARSE = (
+    ((90, 110), {64: Launch(128, 8, 3), 128: Launch(64, 8, 3)}),
+    ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 2)}),
+    ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
+)
+_ESTIMATE = (
+    ((90, 110), {64: Launch(128, 8, 3), 128: Launch(64, 8, 3)}),
+    ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 3)}),
+    ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
+)
+_FLOAT32 = Launch(32, 8, 1)
+_INTERPRETER = Launch(64, 4, 1)
+_TABLES = {"sparse": _SPARSE, "estimate": _ESTIMATE}
+
+
+def padded_head(head_dim: int) -> int:
+    """Head size rounded up to a power of two, as Triton's tiles need it."""
+    return triton.next_power_of_2(head_dim)
+
+
+def launch_for(kernel: str, chip: int, head_dim: int, dtype: torch.dtype) -> Launch:
+    """Launch settings of ``kernel`` ("sparse" or "estimate") on a chip of capability ``chip``.
+
+    Float32 needs twice the shared memory of the 16-bit types and takes one setting for all; so
+    does the interpreter (``chip`` 0), where time goes by the step, not by its size.
+    """
+    if not chip:
+        return _INTERPRETER
+    if dtype == torch.float32:
+        return _FLOAT32
+    table = _TABLES[kernel]
+    return next(row for (low, high), row in table if low <= chip <= high)[padded_head(head_dim)]

@@ -1,0 +1,115 @@
+"""RRAttention: round-robin query sampling and Top-τ block selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from method.base import Method
+from method.blocks import BLOCK, BlockMask
+from method.keep import RR_KEEP, KeepPolicy
+from method.kernels.estimate import KEY_SUM_DTYPES, OFFSETS, block_scores
+from method.threshold import SELECTORS, select_blocks
+
+STRIDES = (4, 8, 16, 32, 64)
+ESTIMATORS = ("auto", "torch", "triton")
+
+
+@dataclass(frozen=True)
+class RRAttention(Method):
+    """RRAttention (arXiv 2602.05853, ACL 2026), a training-free block-sparse prefill.
+
+    Rule. The prompt is cut into strides of ``S`` tokens. In every stride each head looks at one
+    query, and the heads take turns: head ``h`` samples the token at offset ``h mod S``. The query
+    is multiplied with the sum of each stride's keys, scaled by ``scale / S``; a causal softmax
+    over strides follows, and the probabilities are added up to (query block, key block) scores.
+    Per query block the highest-scored key blocks are kept until they hold a share τ of the
+    score. Sink, diagonal and the last query block's whole row are always kept
+    (:data:`method.keep.RR_KEEP`). Estimating costs O(L² / S²) per head.
+
+    Defaults are the paper's conservative setting: S = 8, τ = 0.95, blocks of 128 (its aggressive
+    setting is τ = 0.90). Head and block choices are per query head; KV heads are never repeated.
+
+    Known departures:
+        * Key sums are accumulated in fp32 (the first public implementation rounds to the input
+          dtype after every addition: ``key_sum_dtype="input"``); scores and sums of scores are
+          never rounded to 16 bits.
+        * A sample past the end of the prompt contributes nothing.
+        * Chunked prefill, which the paper's code leaves dense, is supported: samples sit at
+          absolute positions, so chunks that start at multiples of 128 choose the same blocks as
+          an uncut prompt, the last row of each chunk apart.
+        * τ = 1 is dense exactly.
+
+    Attributes:
+        tau: share of the estimated mass to keep, in (0, 1].
+        stride: ``S``, one of 4, 8, 16, 32, 64.
+        selector: "legacy" (always-kept blocks pay in first; the paper-time rule) or "top_p" (the
+            later rule; keeps a superset, typically below 1 % more).
+        offset: "head" for ``h mod S`` (the released code) or "reversed" for ``(S-1-h) mod S``.
+        key_sum_dtype: "float32" or "input".
+        estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
+
+    Raises:
+        ValueError: a setting is out of range or unknown.
+    """
+
+    paper_keep: ClassVar[KeepPolicy] = RR_KEEP
+
+    tau: float = 0.95
+    stride: int = 8
+    selector: str = "legacy"
+    offset: str = "head"
+    key_sum_dtype: str = "float32"
+    estimator: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"rr: tau={self.tau} is not in (0, 1], the share of mass to keep")
+        if self.stride not in STRIDES:
+            raise ValueError(
+                f"rr: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
+                f"(divisors of the block, {BLOCK})"
+            )
+        for name, allowed in (
+            ("selector", SELECTORS),
+            ("offset", OFFSETS),
+            ("key_sum_dtype", KEY_SUM_DTYPES),
+            ("estimator", ESTIMATORS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"rr: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )
+
+    def select(
+        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
+    ) -> BlockMask:
+        """Estimate, then select; see :meth:`method.base.Method.select`."""
+        batch, heads, q_len, _ = query.shape
+        k_len = key.shape[2]
+        if self.tau >= 1:
+            return BlockMask.causal(batch, heads, q_len, k_len, query.device)
+        scores = self.scores(query, key, scale=scale)
+        chosen = select_blocks(scores, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
+        return BlockMask.from_map(chosen, q_len, k_len)
+
+    def scores(self, query: Tensor, key: Tensor, *, scale: float) -> Tensor:
+        """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names."""
+        if self.estimator == "torch" or (self.estimator == "auto" and not query.is_cuda):
+            estimate: Callable[..., Tensor] = block_scores
+        else:
+            # Imported here so that the method can be used where Triton is not installed.
+            from method.kernels.estimate_triton import block_scores_triton
+
+            estimate = block_scores_triton
+        return estimate(
+            query,
+            key,
+            scale=scale,
+            stride=self.stride,
+            offset=self.offset,
+            key_sum_dtype=self.key_sum_dtype,
+        )

@@ -1,0 +1,95 @@
+"""Every kernel compiles to machine code for the chips it is meant for, without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from method.blocks import BLOCK
+from method.kernels import estimate_triton, sparse_triton
+from method.kernels.triton_support import launch_for, padded_head
+from tests.conftest import INTERPRETING
+
+pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")
+
+# Shared memory one block may take, by compute capability.
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+SHAPES = [
+    *((chip, torch.bfloat16, dim) for chip in SHARED for dim in (64, 128)),
+    (90, torch.bfloat16, 96),
+    (90, torch.float32, 128),
+]
+shapes = pytest.mark.parametrize(
+    ("chip", "dtype", "dim"), SHAPES, ids=[f"sm{c}-{NAMES[d]}-{n}" for c, d, n in SHAPES]
+)
+
+
+def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **options):
+    """Compile as a launch with 16-byte aligned pointers and strides would."""
+    signature, attributes = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name == "factor":
+            signature[name] = "fp32"
+        else:
+            signature[name] = f"*{pointers[name]}" if name.endswith("_ptr") else "i32"
+            if name.endswith("_ptr") or name.startswith("stride_"):
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
+    assert len(compiled.asm["cubin"]) > 0
+    assert compiled.metadata.shared <= SHARED[chip]
+    return compiled
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Compile for real, and leave nothing behind."""
+    monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+
+
+def settings(kernel: str, chip: int, dtype: torch.dtype, dim: int) -> tuple[dict, dict]:
+    launch = launch_for(kernel, chip, dim, dtype)
+    constants = {
+        "HEAD_DIM": dim,
+        "PADDED": padded_head(dim),
+        "BLOCK_N": launch.block_n,
+        "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
+    }
+    return constants, {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+
+
+@shapes
+def test_attention_kernel_compiles(chip, dtype, dim):
+    constants, options = settings("sparse", chip, dtype, dim)
+    constants |= {"ROW": BLOCK, "WITH_LSE": dim == 64}
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), NAMES[dtype])
+    pointers |= {"lse_ptr": "fp32", "index_ptr": "i32", "count_ptr": "i32"}
+    compiled = build(sparse_triton.sparse_attention_kernel, chip, pointers, constants, **options)
+    if chip == 90 and dtype == torch.bfloat16:
+        assert "wgmma" in compiled.asm["ptx"]
+
+
+@shapes
+def test_estimate_kernels_compile(chip, dtype, dim):
+    constants, options = settings("estimate", chip, dtype, dim)
+    constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": 8, "PER": BLOCK // 8}
+    pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype]}
+    pointers |= {"starts_ptr": "i32", "scores_ptr": "fp32"}
+    build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": 8}
+    constants |= {"TILE": estimate_triton.POOL_STRIDES, "ROUND_EACH": False}
+    pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
+    build(estimate_triton.pool_keys_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize("chip", [70, 86, 89, 120])
+def test_every_chip_has_settings(chip):
+    for kernel in ("sparse", "estimate"):
+        for dim in (64, 96, 128):
+            assert BLOCK % launch_for(kernel, chip, dim, torch.bfloat16).block_n == 0

@@ -1,0 +1,159 @@
+"""The rule itself: values worked out by hand from the paper's definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from method.blocks import BlockMask
+from method.keep import RR_KEEP, KeepPolicy
+from method.kernels.estimate import block_scores, pool_keys, sample_starts
+from method.rr import RRAttention
+from tests.attention_cases import Case, tensors
+
+SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
+
+
+def select(method: RRAttention, query, key, keep=RR_KEEP, scale=0.25) -> BlockMask:
+    return method.select(query, key, scale=scale, layer=0, keep=keep)
+
+
+def zeros(length: int = 2048, heads: int = 1) -> torch.Tensor:
+    return torch.zeros(1, heads, length, 16, dtype=torch.float64)
+
+
+def test_uniform_scores():
+    scores = block_scores(zeros(), zeros(), scale=0.25, stride=8)[0, 0]
+    assert scores[0, 0] == pytest.approx(16)
+    assert scores[1, :2].tolist() == pytest.approx([10.8443, 5.1557], abs=1e-4)
+    assert scores[2, :3].tolist() == pytest.approx([6.4048, 6.4048, 3.1903], abs=1e-4)
+    assert scores[3, :4].tolist() == pytest.approx([4.5615] * 3 + [2.3155], abs=1e-4)
+    assert scores.sum(-1).tolist() == pytest.approx([16.0] * 16)
+    assert not bool(scores.triu(1).any())
+
+
+@pytest.mark.parametrize(
+    ("selector", "tau", "keep", "blocks"),
+    [
+        ("legacy", 0.9, SINK_DIAGONAL, 130),
+        ("top_p", 0.9, SINK_DIAGONAL, 135),
+        ("legacy", 0.95, SINK_DIAGONAL, 136),
+        ("top_p", 0.95, SINK_DIAGONAL, 136),
+        ("legacy", 0.9, RR_KEEP, 131),
+        ("top_p", 0.9, RR_KEEP, 136),
+    ],
+)
+def test_uniform_selection(selector, tau, keep, blocks):
+    mask = select(RRAttention(tau=tau, selector=selector), zeros(), zeros(), keep)
+    assert int(mask.counts.sum()) == blocks
+
+
+def test_uniform_selection_row_by_row():
+    mask = select(RRAttention(tau=0.9), zeros(), zeros(), SINK_DIAGONAL)
+    assert mask.counts[0, 0].tolist() == [*range(1, 11), 10, 11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("sampled", range(8))
+def test_heads_take_turns_over_the_stride(sampled):
+    query, key = zeros(heads=16), zeros()
+    query[:, :, torch.arange(2048) % 8 == sampled, 0] = 40
+    key[:, :, 389, 0] = 40
+    scores = block_scores(query, key, scale=0.25, stride=8)[0, :, 10, 3]
+    for head in range(16):
+        assert float(scores[head]) == pytest.approx(16 if head % 8 == sampled else 1.52, abs=0.01)
+    reversed_heads = block_scores(query, key, scale=0.25, stride=8, offset="reversed")[0, :, 10, 3]
+    assert torch.equal(reversed_heads[:8], scores[:8].flip(0))
+
+
+def test_top_p_is_a_superset_of_legacy_end_to_end():
+    query, key, _ = tensors(Case(2048, 2048, group=4))
+    for tau in (0.3, 0.9, 0.95):
+        old = select(RRAttention(tau=tau), query, key).to_map()
+        new = select(RRAttention(tau=tau, selector="top_p"), query, key).to_map()
+        assert not bool((old & ~new).any())
+
+
+@pytest.mark.parametrize("length", [1000, 2048])
+def test_chunk_rows_do_not_change_the_scores(length):
+    query, key, _ = (x.double() for x in tensors(Case(length, length, group=4)))
+    whole = block_scores(query, key, scale=0.25, stride=8, chunk_rows=64)
+    for rows in (1, 3):
+        part = block_scores(query, key, scale=0.25, stride=8, chunk_rows=rows)
+        torch.testing.assert_close(part, whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("stride", "offset"), [(8, "head"), (16, "reversed")])
+def test_chunked_prefill_chooses_the_same_blocks(stride, offset):
+    query, key, _ = (x.double() for x in tensors(Case(1000, 1000, group=4)))
+    method = RRAttention(tau=0.7, stride=stride, offset=offset)
+    whole = select(method, query, key, SINK_DIAGONAL).to_map()
+    rows = []
+    for start, end in ((0, 384), (384, 640), (640, 1000)):
+        part = select(method, query[:, :, start:end], key[:, :, :end], SINK_DIAGONAL).to_map()
+        rows.append(torch.nn.functional.pad(part, (0, whole.shape[-1] - part.shape[-1])))
+    assert torch.equal(torch.cat(rows, dim=2), whole)
+
+
+@pytest.mark.parametrize("shift", [0, 3, 128, 133])
+def test_samples_sit_at_absolute_positions(shift):
+    starts = sample_starts(6, 4, shift, "head").tolist()
+    assert [(start + shift) % 4 for start in starts] == [0, 1, 2, 3, 0, 1]
+    assert all(0 <= start < 4 for start in starts)
+
+
+def test_unaligned_shift_keeps_full_rows():
+    query, key, _ = (x.double() for x in tensors(Case(256, 389, group=5)))
+    scores = block_scores(query, key, scale=0.25, stride=8)
+    torch.testing.assert_close(scores.sum(-1), torch.full((1, 5, 2), 16.0, dtype=torch.float64))
+
+
+def test_adding_a_constant_vector_to_all_keys_changes_nothing():
+    query, key, _ = (x.double() for x in tensors(Case(1024, 1024, group=8)))
+    moved = key + torch.linspace(-30, 30, 64, dtype=torch.float64)
+    method = RRAttention(tau=0.8)
+    assert torch.equal(select(method, query, moved).to_map(), select(method, query, key).to_map())
+
+
+def test_vanishing_tau_leaves_the_always_kept_blocks():
+    query, key, _ = (x.double() for x in tensors(Case(2048, 2048, group=4)))
+    old = select(RRAttention(tau=1e-9), query, key)
+    assert old.counts.sum(-1).tolist() == [[1 + 2 * 14 + 16] * 4]
+    new = select(RRAttention(tau=1e-9, selector="top_p"), query, key).to_map()
+    best = block_scores(query, key, scale=0.25, stride=8).argmax(-1)
+    expected = RR_KEEP.forced(2048, 2048).expand(1, 4, -1, -1).clone()
+    expected.scatter_(-1, best[..., None], True)
+    assert torch.equal(new, expected)
+
+
+def test_a_sample_past_the_end_contributes_nothing():
+    query, key, _ = tensors(Case(1027, 1027, group=8))
+    mass = block_scores(query, key, scale=0.25, stride=8)[0, :, -1].sum(-1)
+    assert mass.tolist() == pytest.approx([1.0, 1.0, 1.0, 0, 0, 0, 0, 0])
+    mask = select(RRAttention(), query, key, SINK_DIAGONAL)
+    assert mask.to_map()[0, 7, -1].nonzero().flatten().tolist() == [0, 8]
+
+
+def test_key_means_are_accumulated_in_fp32_unless_asked_otherwise():
+    key = torch.tensor([256.0, 1, 1, 1, 1, 1, 1, 1], dtype=torch.bfloat16).view(1, 1, 8, 1)
+    # bf16 has 8 bits: 256 + 1 rounds back to 256 at every addition; 263 rounds to 264 once.
+    assert float(pool_keys(key, 8, "input")) * 8 == 256
+    assert float(pool_keys(key, 8)) * 8 == 264
+    ragged = pool_keys(torch.ones(1, 1, 10, 4), 8)
+    assert ragged[0, 0, :, 0].tolist() == [1.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"tau": 0.0}, r"tau=0.0 is not in \(0, 1\]"),
+        ({"tau": 1.5}, r"tau=1.5 is not in \(0, 1\]"),
+        ({"stride": 12}, "stride=12 is not one of 4, 8, 16, 32, 64"),
+        ({"selector": "v2"}, "selector='v2' is not one of legacy, top_p"),
+        ({"offset": "h"}, "offset='h' is not one of head, reversed"),
+        ({"key_sum_dtype": "bf16"}, "key_sum_dtype='bf16' is not one of float32, input"),
+        ({"estimator": "cuda"}, "estimator='cuda' is not one of auto, torch, triton"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        RRAttention(**setting)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from method.blocks import causal_map
+from method.keep import RR_KEEP, KeepPolicy
+from method.threshold import select_blocks
+from tests.attention_cases import NO_KEEP
+
+SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
+
+
+def random_scores(seed: int, q_len: int, k_len: int, heads: int = 4, power: int = 6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    visible = causal_map(q_len, k_len)
+    return torch.rand(1, heads, *visible.shape, generator=generator) ** power * visible
+
+
+def one_row(values: list[float], selector: str, tau: float, keep: KeepPolicy) -> list[int]:
+    """Columns kept in the last row of a square map whose last row has these scores."""
+    length = 128 * len(values)
+    scores = torch.zeros(1, 1, len(values), len(values))
+    scores[0, 0, -1] = torch.tensor(values)
+    chosen = select_blocks(scores, length, length, tau=tau, selector=selector, keep=keep)
+    return chosen[0, 0, -1].nonzero().flatten().tolist()
+
+
+def test_rules_by_hand():
+    row = [1.0, 5.0, 2.0, 1.0, 1.0]
+    # top_p: 5, then 2 reaches 0.7 of 10; sink and diagonal are added.
+    assert one_row(row, "top_p", 0.7, NO_KEEP) == [1, 2]
+    assert one_row(row, "top_p", 0.7, SINK_DIAGONAL) == [0, 1, 2, 4]
+    # legacy: sink and diagonal pay 2, then 5 makes 7.
+    assert one_row(row, "legacy", 0.7, SINK_DIAGONAL) == [0, 1, 4]
+    # The block that crosses the threshold is kept; one that starts at it is not.
+    assert one_row(row, "legacy", 0.71, SINK_DIAGONAL) == [0, 1, 2, 4]
+    assert one_row(row, "legacy", 0.7, NO_KEEP) == one_row(row, "top_p", 0.7, NO_KEEP)
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_ties_go_to_the_earlier_block(selector):
+    assert one_row([1.0, 1.0, 1.0, 1.0], selector, 0.5, NO_KEEP) == [0, 1]
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_a_row_without_mass_keeps_only_forced_blocks(selector):
+    assert one_row([0.0] * 4, selector, 0.95, SINK_DIAGONAL) == [0, 3]
+    assert one_row([0.0] * 4, selector, 0.95, NO_KEEP) == []
+
+
+@pytest.mark.parametrize("keep", [SINK_DIAGONAL, RR_KEEP, NO_KEEP])
+@pytest.mark.parametrize("tau", [1e-6, 0.3, 0.9, 0.99, 0.999])
+def test_top_p_keeps_a_superset_of_legacy(tau, keep):
+    for seed, (q_len, k_len) in enumerate([(2048, 2048), (1000, 1000), (257, 1400)]):
+        scores = random_scores(seed, q_len, k_len, power=1 + 4 * seed)
+        old = select_blocks(scores, q_len, k_len, tau=tau, selector="legacy", keep=keep)
+        new = select_blocks(scores, q_len, k_len, tau=tau, selector="top_p", keep=keep)
+        assert not bool((old & ~new).any())
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_kept_mass_reaches_tau_and_not_by_more_than_one_block(selector):
+    scores = random_scores(7, 2048, 2048).double()
+    chosen = select_blocks(scores, 2048, 2048, tau=0.8, selector=selector, keep=NO_KEEP)
+    total, kept = scores.sum(-1), (scores * chosen).sum(-1)
+    assert bool((kept >= 0.8 * total - 1e-12).all())
+    least = scores.masked_fill(~chosen, torch.inf).amin(-1)
+    assert bool((kept - least < 0.8 * total).all())
+
+
+def test_heads_are_selected_alike_however_they_are_split(monkeypatch):
+    scores = random_scores(3, 1000, 1000, heads=6)
+    whole = select_blocks(scores, 1000, 1000, tau=0.9, selector="legacy", keep=RR_KEEP)
+    monkeypatch.setattr("method.threshold._CHUNK_SCORES", 1)
+    split = select_blocks(scores, 1000, 1000, tau=0.9, selector="legacy", keep=RR_KEEP)
+    assert torch.equal(whole, split)
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_tau_one_keeps_every_visible_block_even_without_mass(selector):
+    chosen = select_blocks(torch.zeros(1, 1, 3, 4), 300, 400, tau=1.0, selector=selector, keep=NO_KEEP)
+    assert torch.equal(chosen[0, 0], causal_map(300, 400))
+
+
+def test_bad_settings_are_refused():
+    scores = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="selector='v3' is not one of legacy, top_p"):
+        select_blocks(scores, 256, 256, tau=0.9, selector="v3", keep=NO_KEEP)
+    with pytest.raises(ValueError, match="tau=0"):
+        select_blocks(scores, 256, 256, tau=0.0, selector="legacy", keep=NO_KEEP)
+    with pytest.raises(ValueError, match=r"\(3, 3\) rows and columns"):
+        select_blocks(scores, 384, 384, tau=0.9, selector="legacy", keep=NO_KEEP)
