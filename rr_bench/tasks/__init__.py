@@ -1,0 +1,1 @@
+"""Prompt builders, metrics and generators of the lm-eval tasks; no torch here."""

@@ -1,0 +1,218 @@
+"""Rows from HELMET's own files: golden prompts, selection, errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rr_bench.tasks import json_kv, niah, recall_prefill, templates
+from rr_bench.tasks.helmet import read_rows, selection
+from rr_bench.tasks.prompt import Settings, load_tokenizer
+from rr_bench.tasks.sources import TASKS, source_files
+from tests.tiny import recall_rows as rows
+from tests.tiny import tiny_tokenizer
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def tok(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(directory)
+    return str(directory)
+
+
+def write_jsonl(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+
+
+def by_uid(found):
+    return sorted(found, key=lambda row: row["uid"])
+
+
+KV = [
+    {
+        "context": 'JSON data:\n{\n    "k1": "v1",\n    "k2": "{v2}",\n    "k3": "v3"\n}',
+        "question": "k2",
+        "answer": "{v2}",
+        "demos": [["k1", "v1"], ["k3", "v3"], ["k9", "v9"]],
+        "depth": 0.4,
+        "num_kvs": 3,
+    },
+    {
+        "context": "JSON data:\n{{}}",
+        "question": "a",
+        "answer": ["b", "c"],
+        "demos": [["x", "y"], ["z", "w"]],
+    },
+]
+
+
+def helmet(tmp_path, task, records, length=8192):
+    folder = {
+        "json_kv": "json_kv/test_k105_dep6.jsonl",
+        "niah_mk_2": f"ruler/niah_multikey_2/validation_{length}.jsonl",
+        "niah_mk_3": f"ruler/niah_multikey_3/validation_{length}.jsonl",
+        "niah_mv": f"ruler/niah_multivalue/validation_{length}.jsonl",
+    }[task]
+    path = tmp_path / "data" / folder
+    write_jsonl(path, records)
+    return path
+
+
+def test_json_kv_golden(tmp_path, tok):
+    helmet(tmp_path, "json_kv", KV)
+    first, second = by_uid(
+        rows("json_kv", length=8192, samples=2, tokenizer=tok, helmet_dir=str(tmp_path))
+    )
+    assert first["prompt"] == (
+        'JSON data:\n{\n    "k1": "v1",\n    "k2": "{v2}",\n    "k3": "v3"\n}\n\n'
+        "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+        "Key: k1\nCorresponding value: v1\n\nKey: k3\nCorresponding value: v3\n\n"
+        "Key: k2\nCorresponding value:"
+    )
+    assert second["prompt"] == (
+        "JSON data:\n{{}}\n\n"
+        "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+        "Key: x\nCorresponding value: y\n\nKey: z\nCorresponding value: w\n\n"
+        "Key: a\nCorresponding value:"
+    )
+    assert (json.loads(first["golds"]), json.loads(second["golds"])) == (["{v2}"], ["b", "c"])
+    assert json.loads(first["extra"]) == {"pairs": 3, "depth": 0.4, "gold_survived": True}
+    assert (first["uid"], first["source"]) == ("json_kv-8192-helmet-00000", "helmet")
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "verb", "article"),
+    [
+        ("niah_mk_2", "number", "is", "A special magic number is"),
+        ("niah_mk_3", "uuid", "is", "A special magic uuid is"),
+        ("niah_mv", "numbers", "are", "Some special magic numbers are"),
+    ],
+)
+def test_niah_golden(tmp_path, tok, task, kind, verb, article):
+    records = [
+        {"context": "Hay {x}.", "query": "red-fox", "type_needle_v": kind, "answer": ["7"]},
+        {"context": "More.", "query": "old-owl", "type_needle_v": kind, "outputs": ["8", "9"]},
+    ]
+    helmet(tmp_path, task, records)
+    found = by_uid(rows(task, length=8192, samples=2, tokenizer=tok, helmet_dir=str(tmp_path)))
+    what = f"What {'are all' if verb == 'are' else 'is'} the special magic {kind}"
+    for row, context, query, golds in zip(
+        found, ("Hay {x}.", "More."), ("red-fox", "old-owl"), (["7"], ["8", "9"]), strict=True
+    ):
+        assert row["prompt"] == (
+            f"{article} hidden within the following text. Make sure to memorize it. "
+            f"I will quiz you about the {kind} afterwards.\n{context}\n"
+            f"{what} for {query} mentioned in the provided text?\n"
+            f"The special magic {kind} for {query} mentioned in the provided text {verb}"
+        )
+        assert json.loads(row["golds"]) == golds
+        assert row["lead_in"] == row["prompt"].split("\n")[-1]
+
+
+def test_recall_prefill_golden(tmp_path, tok, monkeypatch):
+    pairs = [(f"k{i}", f"v{i}") for i in range(4)]
+    monkeypatch.setattr(recall_prefill, "choose", lambda rng, kv, n: [2 % len(kv), 0][:n])
+    other = 'Data: {"a": "b",\n "c": "d","e": "f", "g": "h"}'
+    contexts = [templates.json_object(pairs), other]
+    records = [{**KV[0], "context": context} for context in contexts]
+    helmet(tmp_path, "json_kv", records)
+    first, second = by_uid(
+        rows("recall_prefill", length=8192, samples=2, tokenizer=tok, helmet_dir=str(tmp_path))
+    )
+    assert first["prompt"] == (
+        'JSON data:\n{\n    "k0": "v0",\n    "k1": "v1",\n    "k2": "v2",\n    "k3": "v3"\n}\n\n'
+        "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+        "Key: k2\nCorresponding value: v2\n\nKey: k0\nCorresponding value: v0"
+    )
+    assert second["prompt"] == (
+        'JSON data:\n{\n    "a": "b",\n    "c": "d",\n    "e": "f",\n    "g": "h"\n}\n\n'
+        "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+        "Key: e\nCorresponding value: f\n\nKey: a\nCorresponding value: b"
+    )
+    assert json.loads(first["golds"]) == ["v2", "v0"] and first["source"] == "helmet"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
+def test_real_json_kv_rows(tmp_path, tok):
+    records = read_rows(SHARED / "json_kv_k75.jsonl", json_kv.FIELDS)
+    helmet(tmp_path, "json_kv", records)
+    metadata = {"length": 8192, "samples": 24, "tokenizer": tok, "helmet_dir": str(tmp_path)}
+    found = rows("json_kv", **metadata)
+    assert sorted(row["uid"] for row in found) == [f"json_kv-8192-helmet-{i:05d}" for i in range(24)]
+    for row in found:
+        record = records[int(row["uid"][-5:])]
+        (k1, v1), (k2, v2) = record["demos"][:2]
+        assert row["prompt"] == (
+            record["context"]
+            + "\n\nExtract the value corresponding to the specified key in the JSON object below.\n\n"
+            + f"Key: {k1}\nCorresponding value: {v1}\n\nKey: {k2}\nCorresponding value: {v2}\n\n"
+            + f"Key: {record['question']}\nCorresponding value:"
+        )
+        assert json_kv.process_results(row, [f" {record['answer']}\n\nKey:"]) == {"score": 1.0}
+        assert json_kv.process_results(row, [f" {v1}"]) == {"score": 0.0}
+    graded = rows("recall_prefill", **metadata)
+    assert graded[:3] == rows("recall_prefill", **{**metadata, "samples": 3})
+    for row in graded:
+        kept = recall_prefill.parse_object(row["prompt"].split("\n\nExtract")[0], "test")
+        source = recall_prefill.parse_object(records[int(row["uid"][-5:])]["context"], "test")
+        assert kept == source[: len(kept)] and row["input_len"] <= 8192
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
+def test_real_multivalue_rows_truncated(tmp_path, tok):
+    records = read_rows(SHARED / "ruler_niah_multivalue.jsonl", niah.FIELDS)
+    helmet(tmp_path, "niah_mv", records)
+    metadata = {"samples": 6, "tokenizer": tok, "helmet_dir": str(tmp_path)}
+    for row in rows("niah_mv", length=8192, **metadata):
+        record = records[int(row["uid"][-5:])]
+        context = row["prompt"].split("\n", 1)[1].rsplit("\nWhat are all", 1)[0]
+        assert row["truncated"] and record["context"].startswith(context)
+        assert abs(row["input_len"] - row["budget"]) <= 2 and row["budget"] == 8142
+        survived = all(gold in context for gold in record["outputs"])
+        assert json.loads(row["extra"])["gold_survived"] is survived
+        assert niah.process_results(row, [", ".join(record["outputs"][:3])]) == {"score": 0.75}
+
+
+def test_selection_is_helmets_permutation(tok):
+    path = Path("rows.jsonl")
+    settings = Settings(load_tokenizer(tokenizer=tok), length=8192, samples=12)
+    assert selection(600, settings, path) == [522, 409, 86, 441, 309, 514, 295, 324, 459, 325, 302, 225]
+    assert selection(100, settings, path) == [59, 21, 56, 18, 33, 42, 50, 27, 92, 71, 2, 25]
+    with pytest.raises(ValueError, match=r"`samples`=12, but HELMET uses 6 of the 6 rows"):
+        selection(6, settings, path)
+
+
+def test_corrupt_line_names_file_and_line(tmp_path, tok):
+    path = helmet(tmp_path, "json_kv", KV)
+    path.write_text(path.read_text() + '{"context": "torn', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"test_k105_dep6\.jsonl:3: corrupt JSONL line"):
+        rows("json_kv", length=8192, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
+
+
+def test_unknown_layout_names_the_fields(tmp_path, tok):
+    helmet(tmp_path, "niah_mk_2", [{"input": "x", "outputs": ["1"]}])
+    fields = r":1: .*\['context', 'query', 'type_needle_v'\].*\['input', 'outputs'\]"
+    with pytest.raises(ValueError, match=fields):
+        rows("niah_mk_2", length=8192, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_missing_length_lists_those_that_exist(tmp_path, tok, task):
+    helmet(tmp_path, "json_kv" if task == "recall_prefill" else task, KV)
+    with pytest.raises(ValueError, match=r"`lengths`=2048 has no .* file .*: \[8192\]"):
+        rows(task, length=2048, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"lengths with a file: none"):
+        source_files(task, 8192, tmp_path / "elsewhere", None)
+
+
+def test_source_files(tmp_path):
+    path = helmet(tmp_path, "niah_mv", KV)
+    essay = tmp_path / "essay.txt"
+    assert source_files("niah_mv", 8192, tmp_path, essay) == [path]
+    assert source_files("niah_mv", 4096, None, essay) == [essay]
+    assert source_files("json_kv", 4096, None, essay) == []
+    with pytest.raises(ValueError, match="no task 'kv'"):
+        source_files("kv", 4096, None, None)

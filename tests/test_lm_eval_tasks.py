@@ -1,0 +1,127 @@
+"""The task definitions run in lm-eval itself, with a plain Hugging Face model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.tiny import recall_rows, tiny_llama
+
+ROOT = Path(__file__).parents[1]
+RECALL = ["json_kv", "niah_mk_2", "niah_mk_3", "niah_mv"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("llama"), num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def lm(model_dir):
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=8192)
+
+
+def manager(model_dir, **metadata):
+    given = {"length": 2048, "samples": 2, "pretrained": str(model_dir), **metadata}
+    return TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata=given)
+
+
+def evaluate(lm, model_dir, tasks, **metadata):
+    found = manager(model_dir, **metadata)
+    return simple_evaluate(
+        model=lm, tasks=tasks, task_manager=found, bootstrap_iters=0, log_samples=True
+    )
+
+
+def test_every_task_is_found(model_dir):
+    found = manager(model_dir)
+    assert {*RECALL, "recall_prefill"} <= set(found.all_subtasks)
+    assert "helmet_recall" in found.all_groups
+
+
+def test_generated_answers(lm, model_dir):
+    result = evaluate(lm, model_dir, ["json_kv"])
+    samples = result["samples"]["json_kv"]
+    rows = recall_rows("json_kv", length=2048, samples=2, pretrained=str(model_dir))
+    assert [s["doc"]["uid"] for s in samples] == [row["uid"] for row in rows]
+    for sample, row in zip(samples, rows, strict=True):
+        prompt, options = sample["arguments"][0]
+        assert prompt == row["prompt"]
+        assert (options["max_gen_toks"], options["do_sample"], options["until"]) == (100, False, [])
+    assert result["results"]["json_kv"]["score,none"] == 0.0
+    assert result["versions"]["json_kv"] == 1
+
+
+def test_group_averages_the_four(lm, model_dir):
+    result = evaluate(lm, model_dir, ["helmet_recall"], samples=1)
+    assert set(result["group_subtasks"]["helmet_recall"]) == set(RECALL)
+    scores = [result["results"][task]["score,none"] for task in RECALL]
+    assert result["results"]["helmet_recall"]["score,none"] == pytest.approx(sum(scores) / 4)
+
+
+def test_recall_prefill_is_graded_by_greedy_answers(lm, model_dir, monkeypatch):
+    (row,) = recall_rows("recall_prefill", length=2048, samples=1, pretrained=str(model_dir))
+    spans, golds = json.loads(row["spans"]), json.loads(row["golds"])
+    whole = torch.tensor(lm.tok_encode(row["prompt"]))
+    calls = []
+
+    def right_on_every_second_call(self, inps, *args, **kwargs):
+        calls.append(inps.shape[1])
+        following = whole[1 : inps.shape[1] + 1].clone()
+        if len(calls) % 2:
+            following[-1] += 1  # one wrong token makes the answer wrong
+        return torch.nn.functional.one_hot(following, 1024)[None].float()
+
+    monkeypatch.setattr(HFLM, "_model_call", right_on_every_second_call)
+    result = evaluate(lm, model_dir, ["recall_prefill"], samples=1)
+    (sample,) = result["samples"]["recall_prefill"]
+    assert [tuple(pair) for pair in sample["arguments"]] == [
+        (row["prompt"][:start], f" {gold}") for (start, _), gold in zip(spans, golds, strict=True)
+    ]
+    assert len(calls) == len(golds) > 1
+    assert result["results"]["recall_prefill"]["score,none"] == (len(golds) // 2) / len(golds)
+
+
+def test_recall_prefill_refuses_a_changed_prompt(model_dir):
+    loaded = manager(model_dir, samples=1).load(["recall_prefill"])
+    task = loaded["tasks"]["recall_prefill"]
+    with pytest.raises(ValueError, match="system_instruction"):
+        task.build_all_requests(system_instruction="Be brief.")
+    task.build_all_requests()
+    assert [i.idx for i in task.instances] == list(range(len(task.instances)))
+    assert all(i.doc_id == 0 and i.task_name == "recall_prefill" for i in task.instances)
+
+
+@pytest.mark.slow
+def test_lm_evals_own_command_line(model_dir, tmp_path):
+    command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(ROOT / "tasks")]
+    command += ["--model", "hf", "--model_args", f"pretrained={model_dir},dtype=float32"]
+    command += ["--tasks", "niah_mv,recall_prefill", "--device", "cpu", "--batch_size", "1"]
+    command += ["--metadata", json.dumps({"length": 2048, "samples": 1})]
+    command += ["--output_path", str(tmp_path)]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command,
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = tmp_path.rglob("results_*.json")
+    results = json.loads(path.read_text())["results"]
+    assert {task: results[task]["score,none"] for task in ("niah_mv", "recall_prefill")} == {
+        "niah_mv": 0.0,
+        "recall_prefill": 0.0,
+    }
