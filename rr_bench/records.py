@@ -1,0 +1,187 @@
+"""What a run writes and the report reads: one sample, one cell.
+
+Every record carries its schema number and is checked on the way in and on the way out, so that a
+file written by another version, or edited by hand, is refused by name and never half understood.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+SCHEMA = 1
+
+Record = TypeVar("Record", "SampleRecord", "CellInfo")
+
+
+class RecordError(ValueError):
+    """A record that does not fit the schema; the message names the file, line and field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecord:
+    """One graded sample: a line of ``samples.jsonl``.
+
+    Attributes:
+        uid: identity of the sample inside its task and length, equal for every method.
+        task: lm-eval task name.
+        length: nominal length in tokens, the label of the cell.
+        prompt_sha: SHA-256 of the prompt's text; equal prompts are what makes samples a pair.
+        input_tokens: real prompt length in tokens.
+        budget: tokens the prompt may have (nominal length less the generation budget).
+        truncated: the task cut the context to fit the budget.
+        removed_tokens: how many tokens that cut.
+        score: 0..1, or None when the sample failed.
+        questions: graded questions behind ``score`` (64 in one ``recall_prefill`` prompt).
+        output: what the model wrote.
+        golds: accepted answers.
+        density: share of the causal triangle computed in prefill, 0..1, mean over layers.
+        density_by_layer: the same for each layer, mean over heads.
+        kernels: attention kernels that ran in prefill.
+        prefill_s: seconds of the prompt's forward pass.
+        decode_s: seconds of generation after it.
+        error: why there is no score, or None.
+        schema: version of this layout.
+    """
+
+    uid: str
+    task: str
+    length: int
+    prompt_sha: str
+    input_tokens: int
+    budget: int
+    truncated: bool = False
+    removed_tokens: int = 0
+    score: float | None
+    questions: int = 1
+    output: str = ""
+    golds: list[Any]
+    density: float | None = None
+    density_by_layer: list[float] | None = None
+    kernels: list[str]
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    error: str | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if (self.score is None) == (self.error is None):
+            raise RecordError(
+                f"sample {self.uid}: needs either a score or an error, not both or neither"
+            )
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise RecordError(f"sample {self.uid}: score={self.score} lies outside 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellInfo:
+    """One cell of the experiment, model x method x task x length: the file ``cell.json``.
+
+    Attributes:
+        key: SHA-256 of the canonical JSON of ``settings``.
+        label: readable name; it heads the folder's name and is not part of the key.
+        model: at least ``name``, ``path`` and ``dtype``.
+        method: ``name``, ``label``, ``params``, ``dense`` and ``keep``.
+        task: lm-eval task name.
+        task_version: version from the task's definition.
+        length: nominal length in tokens.
+        seed: seed of the task's data.
+        source: where the rows come from, "generated" or "helmet".
+        settings: everything that can change the cell's numbers; what the key hashes.
+        sources: SHA-256 of every source file behind the numbers.
+        schema: version of this layout.
+    """
+
+    key: str
+    label: str
+    model: dict[str, Any]
+    method: dict[str, Any]
+    task: str
+    task_version: int | float | str
+    length: int
+    seed: int
+    source: str
+    settings: dict[str, Any]
+    sources: dict[str, str]
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        _need("model", self.model, {"name": str, "path": str, "dtype": str})
+        _need(
+            "method",
+            self.method,
+            {"name": str, "label": str, "params": dict, "dense": bool, "keep": dict},
+        )
+
+
+def to_json(record: SampleRecord | CellInfo, *, indent: int | None = None) -> str:
+    """JSON text of a record; one line unless ``indent`` is given. NaN is refused."""
+    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def from_json(cls: type[Record], text: str, where: str) -> Record:
+    """Read a record and check it.
+
+    Args:
+        cls: :class:`SampleRecord` or :class:`CellInfo`.
+        text: one JSON object.
+        where: file, and line if there is one, for error messages.
+
+    Raises:
+        RecordError: not JSON, another schema, or a field unknown, missing or of the wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"{where}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise RecordError(f"{where}: expected a JSON object, got {type(data).__name__}")
+    if data.get("schema") != SCHEMA:
+        raise RecordError(f"{where}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}")
+    names = {field.name for field in fields(cls)}
+    for problem, found in (("unknown", data.keys() - names), ("missing", names - data.keys())):
+        if found:
+            raise RecordError(f"{where}: {problem} field {', '.join(sorted(found))}")
+    try:
+        return cls(**data)
+    except RecordError as error:
+        raise RecordError(f"{where}: {error}") from error
+
+
+def _need(name: str, value: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
+    for key, kind in wanted.items():
+        if not isinstance(value.get(key), kind):
+            raise RecordError(f"field {name}.{key} must be a {kind.__name__}, got {value.get(key)!r}")
+
+
+def _check_fields(record: SampleRecord | CellInfo) -> None:
+    hints = get_type_hints(type(record))
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if not _fits(value, hints[field.name]):
+            raise RecordError(f"field {field.name} must be {field.type}, got {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type; bool is no number, NaN no float."""
+    if hint is Any:
+        return True
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and _fits(item, args[1]) for key, item in value.items()
+        )
+    if hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint)

@@ -1,0 +1,126 @@
+"""The summary as CSV, as a Markdown page and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from rr_bench.report.recovery import RESAMPLES
+from rr_bench.report.tables import COLUMNS, Summary
+from rr_bench.store import Cell
+
+_VARYING = ("dtype", "device", "seed", "source")
+_CSV_ONLY = ("family", "dense", "cell")
+_PERCENT = ("score", "dense_score", "recovery", "recovery_lo", "recovery_hi", "density", "sparsity")
+
+DEFINITIONS = f"""\
+- **n**: scored samples. **questions**: how many questions they carry together.
+- **score**: mean over samples x 100. **dense_score**: the same for dense attention, over the samples
+  of the row.
+- **recovery**: mean sparse score / mean dense score x 100 over the same samples; undefined (–) where
+  the dense mean is 0. **recovery_lo**, **recovery_hi**: its 95 % interval, a paired percentile
+  bootstrap over samples with {RESAMPLES:,} resamples and a fixed seed. **within_noise**: "yes" where
+  that interval covers 100. With fewer than about 20 samples the interval is too narrow.
+- **density**: share of the 128 x 128 blocks of the causal triangle that prefill attention computed,
+  mean over heads, layers and samples. **sparsity**: 100 − density. Dense attention has density 100.
+- **prefill_s**: median time of a prompt's forward pass in seconds, as measured while scoring.
+- **truncated**: samples whose context was cut to fit. **failed**: samples without a score; they are
+  in no mean.
+"""
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The summary in full precision; undefined values are empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(summary: Summary) -> str:
+    """The summary as a Markdown page: environment, table, definitions, problems."""
+    parts = ["# Score recovery", *_environment_lines(summary.cells), ""]
+    table = _text_table(summary.frame, [name for name in COLUMNS if name not in _CSV_ONLY])
+    parts += [
+        tabulate(table, headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
+    ]
+    parts += ["", DEFINITIONS]
+    for title, lines in (("Problems", summary.problems), ("Notes", summary.notes)):
+        if lines:
+            parts += [f"## {title}", "", *(f"- {line}" for line in lines), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
+    """The summary for a terminal: the main columns, then notes and problems.
+
+    Args:
+        summary: the summary.
+        keys: full keys of the cells to show; None shows every row, the missing ones too.
+    """
+    frame = summary.frame
+    if keys is not None:
+        frame = frame[frame["cell"].isin({key[:12] for key in keys})]
+    names = ["method", "task", "length", "n", "score", "dense_score", "recovery", "interval", "density"]
+    names += ["prefill_s", "failed", "kernel", "status"]
+    if frame["model"].nunique() > 1:
+        names.insert(0, "model")
+    table = _text_table(frame, names)
+    lines = [tabulate(table, headers="keys", tablefmt="simple", showindex=False, disable_numparse=True)]
+    lines += [f"note: {note}" for note in summary.notes]
+    return "\n".join([*lines, *(f"problem: {problem}" for problem in summary.problems)])
+
+
+def _text_table(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Cells as text: percent with one decimal, "–" for undefined, constant setup columns dropped."""
+    text = pd.DataFrame(index=frame.index)
+    for name in names:
+        if name in _VARYING and frame[name].nunique() < 2:
+            continue
+        if name == "interval":
+            ends = zip(frame["recovery_lo"], frame["recovery_hi"], strict=True)
+            text[name] = ["–" if pd.isna(lo) else f"{lo:.1f}–{hi:.1f}" for lo, hi in ends]
+        else:
+            text[name] = [_text(name, value) for value in frame[name]]
+    return text
+
+
+def _text(name: str, value: Any) -> str:
+    if pd.isna(value) or value == "":
+        return "–"
+    if name in _PERCENT:
+        return f"{value:.1f}"
+    if name == "prefill_s":
+        return f"{value:.3g}"
+    if name == "within_noise":
+        return "yes" if value else "no"
+    return str(value).replace("|", "/").replace("\n", " ")
+
+
+def _environment_lines(cells: Sequence[Cell]) -> list[str]:
+    """What the cells ran on, every distinct value named."""
+    sessions = [env for cell in cells for env in _sessions(cell)]
+    lines = []
+    for name in ("device", "driver", "cpu", "os", "python", "versions", "commit"):
+        values = dict.fromkeys(_environment_text(name, env) for env in sessions if name in env)
+        if values:
+            lines.append(f"- {name}: {'; '.join(values)}")
+    return lines and ["", *lines]
+
+
+def _sessions(cell: Cell) -> Iterator[dict[str, Any]]:
+    """Environment of every session that wrote the cell, in full."""
+    env = cell.env
+    yield env
+    for changed in cell.env.get("resumed", []):
+        env = env | changed
+        yield env
+
+
+def _environment_text(name: str, env: dict[str, Any]) -> str:
+    if name == "versions":
+        shown = {key: value for key, value in env[name].items() if value != "not installed"}
+        return ", ".join(f"{key} {value}" for key, value in shown.items())
+    if name == "commit" and env.get("dirty") is True:
+        return f"{env[name]} with uncommitted changes"
+    return str(env[name])

@@ -1,0 +1,96 @@
+"""Recovery worked by hand, its interval, and the join to the dense cell."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rr_bench.report import write_report
+from rr_bench.report.recovery import ReportError, find_dense, recovery
+from rr_bench.store import read_cells
+from tests.fabricate import FULL, RR, write_cell
+
+
+def test_recovery_by_hand() -> None:
+    found = recovery([1, 0.5, 0, 0.5], [1, 1, 0, 0.5])
+    assert (found.n, found.sparse, found.dense, found.value) == (4, 50.0, 62.5, 80.0)
+    # Worst draw with a dense score: only the sample (0.5, 1); best: only ones that lost nothing.
+    assert 50 <= found.lo < 80 < found.hi <= 100
+    assert found.within_noise is True
+
+
+def test_recovery_of_two_samples_is_the_exact_bootstrap() -> None:
+    # Draws: (a, a) 1/4 gives 50, (a, b) 1/2 gives 75, (b, b) 1/4 gives 100.
+    found = recovery([0.5, 1.0], [1.0, 1.0])
+    assert (found.value, found.lo, found.hi) == (75.0, 50.0, 100.0)
+
+
+def test_recovery_of_many_samples_matches_the_normal_interval() -> None:
+    rng = np.random.default_rng(1)
+    sparse = (rng.random(2000) < 0.9).astype(float)
+    found = recovery(sparse.tolist(), [1.0] * 2000)
+    half = 1.96 * 100 * sparse.std() / math.sqrt(2000)
+    assert found.lo == pytest.approx(found.value - half, abs=0.15)
+    assert found.hi == pytest.approx(found.value + half, abs=0.15)
+    assert found.within_noise is False
+
+
+def test_pairing_narrows_the_interval() -> None:
+    dense = [1.0, 0.0] * 20
+    paired = recovery(dense, dense)
+    crossed = recovery(dense[::-1], dense)
+    assert (paired.lo, paired.hi, paired.within_noise) == (100.0, 100.0, True)
+    assert crossed.value == 100 and crossed.hi - crossed.lo > 20
+
+
+def test_recovery_is_deterministic_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.random.default_rng(0).random((2, 50))
+    first = recovery(*scores.tolist())
+    assert recovery(*scores.tolist()) == first
+    monkeypatch.setattr("rr_bench.report.recovery._CHUNK", 700)
+    assert recovery(*scores.tolist()) == first
+
+
+def test_undefined_recovery() -> None:
+    zero = recovery([0.5, 0.0], [0.0, 0.0])
+    assert math.isnan(zero.value) and math.isnan(zero.lo) and zero.within_noise is None
+    single = recovery([0.5], [1.0])
+    assert single.value == 50 and math.isnan(single.lo)
+    rare = recovery([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])  # 8 of 27 draws hold no dense score
+    assert rare.value == 100 and math.isnan(rare.lo)
+    with pytest.raises(ValueError, match="paired"):
+        recovery([1.0], [1.0, 1.0])
+
+
+def test_better_than_dense_is_shown_as_such() -> None:
+    found = recovery([1.0] * 30, [1.0] * 20 + [0.0] * 10)
+    assert found.value == pytest.approx(150) and found.lo > 100 and found.within_noise is False
+
+
+def test_unequal_settings_are_named(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0], seed=43)
+    sources = {"method/attention.py": "changed", "method/full.py": "bb"}
+    write_cell(tmp_path, FULL, [1.0], sources=sources, dtype="bfloat16")
+    sparse = write_cell(tmp_path, RR, [1.0], density=0.5)
+    cells = read_cells(tmp_path)
+    (cell,) = [one for one in cells if one.info.key == sparse.info.key]
+    with pytest.raises(ReportError, match=r"differs in seed: 42 \| 43"):
+        find_dense(cell, cells)
+    without = [one for one in cells if one.info.seed == 42]
+    with pytest.raises(
+        ReportError, match=r"dtype: float32 \| bfloat16; sources\.method/attention\.py: aa"
+    ):
+        find_dense(cell, without)
+    assert len(write_report(tmp_path).problems) == 1
+
+
+def test_settings_of_the_method_itself_may_differ(tmp_path: Path) -> None:
+    for backend in ("torch", "reference"):
+        write_cell(tmp_path, FULL, [1.0], backend=backend, keep=None)
+    sparse = write_cell(tmp_path, RR, [1.0], backend="torch", keep="paper")
+    cells = read_cells(tmp_path)
+    (cell,) = [one for one in cells if one.info.key == sparse.info.key]
+    assert find_dense(cell, cells).info.settings["backend"] == "torch"

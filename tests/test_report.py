@@ -1,0 +1,212 @@
+"""The report: rows, refusals, figures, and that none of it needs torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rr_bench.report import write_report
+from rr_bench.report.load import load_cells, natural
+from rr_bench.report.style import length_label, method_styles
+from rr_bench.store import StoreError
+from tests.fabricate import FULL, RR, open_cell, record, write_cell
+
+ROOT = Path(__file__).resolve().parent.parent
+RR90 = {**RR, "label": "rr(tau=0.9, stride=8)", "params": {"tau": 0.9, "stride": 8}}
+EQUAL = {**RR, "keep": {"name": "equal", "sink": True}}
+
+
+def summary(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "summary.csv")
+
+
+def row(out: Path, method: str = RR["label"], **where: object) -> pd.Series:
+    frame = summary(out)
+    for name, value in {"method": method, **where}.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_table_of_a_run(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 1.0, 0.5, 0.0], questions=64)
+    write_cell(tmp_path, RR, [1.0, 0.5, 0.5, 0.0], density=0.25, questions=64)
+    report = write_report(tmp_path)
+    assert report.problems == []
+    sparse, dense = row(tmp_path), row(tmp_path, "full")
+    assert sparse["recovery"] == 80.0 and sparse["score"] == 50.0 and sparse["dense_score"] == 62.5
+    assert (sparse["density"], sparse["sparsity"]) == (25.0, 75.0)
+    assert (dense["density"], dense["sparsity"]) == (100.0, 0.0)
+    assert math.isnan(dense["recovery"])
+    assert (sparse["n"], sparse["questions"], sparse["failed"], sparse["truncated"]) == (4, 256, 0, 0)
+    assert (sparse["prefill_s"], sparse["kernel"], sparse["status"]) == (1.5, "torch", "done")
+    assert sparse["keep"] == "sink+diagonal+last_row" and dense["keep"] == "–"
+    page = (tmp_path / "summary.md").read_text()
+    assert "| 80.0 " in page and "commit: abc with uncommitted changes" in page and "torch 2.13" in page
+    assert "paired percentile" in page and "causal triangle" in page
+    assert "80.0" in report.table
+
+
+def test_figures_are_readable_files_and_do_not_change(tmp_path: Path) -> None:
+    for length in (4096, 8192):
+        write_cell(tmp_path, FULL, [1.0, 1.0], length=length)
+        write_cell(tmp_path, RR, [1.0, 0.5], density=0.25, length=length)
+    paths = [path for path in write_report(tmp_path).paths if path.parent.name == "figures"]
+    stems = {"recovery_by_density", "recovery_by_length", "density_by_length", "score_by_length"}
+    assert {path.stem for path in paths} == stems and len(paths) == 8
+    before = {path: path.read_bytes() for path in paths}
+    assert all(
+        data.startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+        for path, data in before.items()
+    )
+    write_report(tmp_path)
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_only_dense_cells_still_report(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 0.0])
+    report = write_report(tmp_path)
+    assert report.problems == [] and row(tmp_path, "full")["score"] == 50
+    assert {path.stem for path in report.paths} == {"summary", "score_by_length"}
+
+
+def test_missing_cell_is_shown(tmp_path: Path) -> None:
+    for length in (4096, 8192):
+        write_cell(tmp_path, FULL, [1.0], length=length)
+    write_cell(tmp_path, RR, [1.0], length=4096)
+    write_report(tmp_path)
+    hole = row(tmp_path, length=8192)
+    assert hole["status"] == "missing" and hole["n"] == 0 and math.isnan(hole["score"])
+
+
+def test_no_dense_cell_is_refused(tmp_path: Path) -> None:
+    write_cell(tmp_path, RR, [1.0, 1.0], density=0.5)
+    report = write_report(tmp_path)
+    assert "no dense cell" in report.problems[0]
+    assert math.isnan(row(tmp_path)["recovery"]) and row(tmp_path)["score"] == 100
+
+
+def test_other_prompts_are_refused(tmp_path: Path) -> None:
+    with open_cell(tmp_path) as dense:
+        dense.append(record("0", 1.0, prompt_sha="another"))
+    write_cell(tmp_path, RR, [1.0])
+    assert "prompt_sha differs from the dense cell's in 1 of 1" in write_report(tmp_path).problems[0]
+
+
+def test_dense_cell_without_the_samples_is_refused_and_with_more_is_not(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 1.0, 0.0])
+    write_cell(tmp_path, RR, [1.0, 0.5])
+    write_cell(tmp_path, RR90, [1.0, 1.0, 0.0, 1.0])
+    (problem,) = write_report(tmp_path).problems
+    assert "rr(tau=0.9" in problem and "lacks 1 of 4 samples (first: 3)" in problem
+    assert (row(tmp_path)["dense_score"], row(tmp_path)["recovery"]) == (100.0, 75.0)
+    assert math.isnan(row(tmp_path, RR90["label"])["recovery"])
+
+
+def test_failed_samples_are_counted_and_left_out_of_both_means(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 0.5, 1.0])
+    write_cell(tmp_path, RR, [0.5, None, 1.0], density=0.5)
+    report = write_report(tmp_path)
+    found = row(tmp_path)
+    assert (found["n"], found["failed"], found["status"]) == (2, 1, "failed")
+    assert (found["recovery"], found["dense_score"]) == (75.0, 100.0)
+    assert "note: rr(tau=0.95, stride=8)-json_kv-4096 failed: out of memory" in report.table
+
+
+def test_unreadable_cell_is_a_problem_and_the_rest_reports(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    bad = write_cell(tmp_path, RR, [1.0]).folder / "samples.jsonl"
+    bad.write_text("garbage\n" + bad.read_text())
+    report = write_report(tmp_path)
+    assert "samples.jsonl:1: not JSON" in report.problems[0]
+    assert row(tmp_path, "full")["status"] == "done"
+
+
+def test_later_code_replaces_a_row_and_old_pairs_stay_together(tmp_path: Path) -> None:
+    for versions, time, score in (("1", "2026-01-01", 0.5), ("2", "2026-01-02", 1.0)):
+        write_cell(tmp_path, FULL, [1.0], versions=versions, time=time)
+        write_cell(tmp_path, RR, [score], versions=versions, time=time)
+    write_cell(tmp_path, RR90, [0.75], versions="1")
+    report = write_report(tmp_path)
+    assert report.problems == [] and report.table.count("gave way") == 2
+    assert row(tmp_path)["score"] == 100
+    assert row(tmp_path, RR90["label"])["recovery"] == 75
+
+
+def test_header_names_every_session_of_a_resumed_cell(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, FULL, [1.0])
+    path = cell.folder / "env.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "resumed": [{"commit": "def", "dirty": False}]})
+    )
+    write_report(tmp_path)
+    assert "- commit: abc with uncommitted changes; def\n" in (tmp_path / "summary.md").read_text()
+
+
+def test_models_and_keep_rules_are_kept_apart(tmp_path: Path) -> None:
+    for model in ("probe", "other"):
+        write_cell(tmp_path, FULL, [1.0, 1.0], model=model, weights=model)
+        write_cell(tmp_path, RR, [1.0, 1.0], density=0.5, model=model, weights=model)
+    write_cell(tmp_path, EQUAL, [0.5, 0.5], density=0.6, weights="probe")
+    report = write_report(tmp_path)
+    assert row(tmp_path, keep="equal")["recovery"] == 50
+    assert {path.name for path in report.paths} >= {
+        "recovery_by_length-probe.png",
+        "recovery_by_length-other.png",
+    }
+    assert report.table.splitlines()[0].startswith("model")
+
+
+def test_printed_table_can_be_limited_to_a_run(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    key = write_cell(tmp_path, FULL, [1.0], length=8192).info.key
+    table = write_report(tmp_path, {key}).table
+    assert "8192" in table and "4096" not in table
+    assert len(summary(tmp_path)) == 2
+
+
+def test_report_needs_no_torch(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 0.5])
+    write_cell(tmp_path, RR, [1.0, 0.5], density=0.5)
+    blocked = ["torch", "transformers", "lm_eval", "hydra", "method"]
+    script = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        f"sys.argv = ['report', {str(tmp_path)!r}]\n"
+        "runpy.run_module('rr_bench.report', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "summary.csv" in done.stdout and (tmp_path / "figures" / "recovery_by_length.pdf").exists()
+
+
+def test_report_of_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no run has written"):
+        load_cells(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "rr_bench.report", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "no run has written" in done.stderr
+
+
+def test_styles_tell_variants_apart() -> None:
+    labels = [f"rr(tau=0.9, stride={stride})" for stride in (16, 8)]
+    styles = method_styles([("rr", label) for label in labels] + [("full", "full"), ("new", "new")])
+    looks = [
+        json.dumps([style["color"], style["marker"], style["linestyle"]]) for style in styles.values()
+    ]
+    assert len(set(looks)) == 4
+    assert sorted(labels, key=natural) == labels[::-1]
+    assert [length_label(tokens) for tokens in (4096, 131072, 5000)] == ["4K", "128K", "5000"]
