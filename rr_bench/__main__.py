@@ -1,0 +1,41 @@
+"""``python -m rr_bench``: compose the settings with Hydra and run them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from rr_bench.config import CONF, ConfigError, read_settings
+from rr_bench.overrides import prepare
+from rr_bench.run import run
+
+USAGE_ERROR = 2
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _composed(config: DictConfig) -> None:
+    try:
+        settings = read_settings(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    sys.exit(run(settings))
+
+
+def main() -> None:
+    """Check the command line, then hand over to Hydra."""
+    # A batch system's SIGTERM ends a run as Ctrl-C does: locks released, samples kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.argv[1:] = prepare(sys.argv[1:])
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    _composed()
+
+
+if __name__ == "__main__":
+    main()

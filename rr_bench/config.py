@@ -1,0 +1,176 @@
+"""The settings of a run as a checked schema.
+
+Hydra composes the YAML files; what comes out is compared with the dataclasses here, so that a
+misspelt key or a wrong type fails before anything is loaded, with the nearest valid key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+BACKENDS = ("auto", "triton", "torch", "reference")
+LISTS = ("methods", "tasks", "lengths")
+KEEP_NAMES = ("paper", "equal", "none")
+KEEP_FIELDS = ("sink", "diagonal", "last_row")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and the remedy."""
+
+
+@dataclass
+class ModelSettings:
+    """Group ``model``.
+
+    Attributes:
+        path: checkpoint folder, or hub id.
+        name: name in tables; default: the folder's name.
+        trust_remote_code: run model code that comes with the checkpoint.
+        allow_extrapolation: run lengths beyond the model's positions.
+    """
+
+    path: str = MISSING
+    name: str | None = None
+    trust_remote_code: bool = False
+    allow_extrapolation: bool = False
+
+
+@dataclass
+class DataSettings:
+    """Group ``data``: where task rows come from.
+
+    Attributes:
+        helmet_dir: HELMET's unpacked data; ``None`` generates the rows offline.
+        haystack: text file for ``niah_mv``; ``None`` draws sentences from a grammar.
+        strict_truncation: cut an over-long HELMET prompt until it fits instead of once.
+    """
+
+    helmet_dir: str | None = None
+    haystack: str | None = None
+    strict_truncation: bool = False
+
+    @property
+    def source(self) -> str:
+        """``helmet`` or ``generated``."""
+        return "generated" if self.helmet_dir is None else "helmet"
+
+
+@dataclass
+class RunSettings:
+    """Everything one run needs; ``conf/config.yaml`` explains each key."""
+
+    out: str = MISSING
+    model: ModelSettings = field(default_factory=ModelSettings)
+    methods: list[Any] = MISSING
+    tasks: list[str] = MISSING
+    lengths: list[int] = MISSING
+    samples: int = MISSING
+    keep: Any = "paper"
+    backend: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    seed: int = 42
+    newline_stop: bool = False
+    data: DataSettings = field(default_factory=DataSettings)
+    dry_run: bool = False
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the closest valid name, and all of them."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}(valid: {', '.join(names)})"
+
+
+def known_keys(schema: type = RunSettings, prefix: str = "") -> list[str]:
+    """All keys of the schema in dotted form, nested ones included."""
+    keys = []
+    for item in fields(schema):
+        keys.append(prefix + item.name)
+        nested = item.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            keys += known_keys(nested, f"{prefix}{item.name}.")
+    return keys
+
+
+def read_settings(config: DictConfig | Mapping[str, Any]) -> RunSettings:
+    """Check a composed config and turn it into :class:`RunSettings`.
+
+    Raises:
+        ConfigError: an unknown key, a missing value, a wrong type or an impossible value.
+    """
+    composed = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    if not isinstance(plain, dict):
+        raise ConfigError("the config must be a mapping of settings")
+    _check_keys(plain, known_keys(), "")
+    for name in LISTS:
+        value = plain.get(name, MISSING)
+        if value != MISSING and not isinstance(value, list):
+            raise ConfigError(f"{name}={value} must be a list: {name}=[{value}]")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunSettings), plain)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=<value>")
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {reason}" if key else reason) from error
+    if not isinstance(settings, RunSettings):
+        raise ConfigError("the config does not make up a run")
+    _check_values(settings)
+    return settings
+
+
+def _check_keys(plain: Mapping[Any, Any], keys: list[str], prefix: str) -> None:
+    """Compare nested keys with the schema; lists and free-form values are left to their readers."""
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if key not in keys:
+            raise ConfigError(f"unknown setting {key!r}: {nearest(key, keys)}")
+        if isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in keys):
+            _check_keys(value, keys, f"{key}.")
+
+
+def _check_values(settings: RunSettings) -> None:
+    """Impossible values that no later stage could name as well."""
+    for name in LISTS:
+        values = getattr(settings, name)
+        if not values:
+            raise ConfigError(f"{name} is empty: nothing to run")
+        if len({str(value) for value in values}) != len(values):
+            raise ConfigError(f"{name}={values} lists something twice")
+    if settings.samples < 1:
+        raise ConfigError(f"samples={settings.samples}: at least 1 is needed")
+    if any(length < 1 for length in settings.lengths):
+        raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
+    if settings.backend not in BACKENDS:
+        raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
+    check_keep(settings.keep)
+
+
+def check_keep(keep: Any) -> None:
+    """Accept a policy's name, or a mapping of its three switches."""
+    if isinstance(keep, Mapping):
+        for name, value in keep.items():
+            if name not in KEEP_FIELDS:
+                raise ConfigError(f"keep.{name} is unknown: {nearest(str(name), KEEP_FIELDS)}")
+            if not isinstance(value, bool):
+                raise ConfigError(f"keep.{name}={value}: true or false")
+    elif keep not in KEEP_NAMES:
+        raise ConfigError(f"keep={keep}: {nearest(str(keep), KEEP_NAMES)}, or a mapping of switches")
