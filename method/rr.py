@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from method.base import Method
@@ -16,6 +18,7 @@ from method.threshold import SELECTORS, select_blocks
 
 STRIDES = (4, 8, 16, 32, 64)
 ESTIMATORS = ("auto", "torch", "triton")
+SAMPLES = (*OFFSETS, "mean")
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,18 @@ class RRAttention(Method):
           an uncut prompt, the last row of each chunk apart.
         * τ = 1 is dense exactly.
 
+    Controls. ``offset`` exchanges the round robin for another query sample while everything else
+    stays the same: the point of comparison for the paper's claim that the heads should take turns.
+
     Attributes:
         tau: share of the estimated mass to keep, in (0, 1].
         stride: ``S``, one of 4, 8, 16, 32, 64.
         selector: "legacy" (always-kept blocks pay in first; the paper-time rule) or "top_p" (the
             later rule; keeps a superset, typically below 1 % more).
-        offset: "head" for ``h mod S`` (the released code) or "reversed" for ``(S-1-h) mod S``.
+        offset: "head" for ``h mod S`` (the released code); "reversed" for ``(S-1-h) mod S``;
+            "head_layer" for ``(h + layer) mod S``; "random" for a fixed draw per layer and head; a
+            number from 0 to ``S - 1`` for the same offset everywhere; "mean" for the mean of the
+            stride's queries instead of one of them.
         key_sum_dtype: "float32" or "input".
         estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
 
@@ -61,7 +70,7 @@ class RRAttention(Method):
     tau: float = 0.95
     stride: int = 8
     selector: str = "legacy"
-    offset: str = "head"
+    offset: str | int = "head"
     key_sum_dtype: str = "float32"
     estimator: str = "auto"
 
@@ -75,14 +84,13 @@ class RRAttention(Method):
             )
         for name, allowed in (
             ("selector", SELECTORS),
-            ("offset", OFFSETS),
+            ("offset", (*SAMPLES, *range(self.stride))),
             ("key_sum_dtype", KEY_SUM_DTYPES),
             ("estimator", ESTIMATORS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"rr: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
+                names = ", ".join(map(str, allowed))
+                raise ValueError(f"rr: {name}={getattr(self, name)!r} is not one of {names}")
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
@@ -92,11 +100,11 @@ class RRAttention(Method):
         k_len = key.shape[2]
         if self.tau >= 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
-        scores = self.scores(query, key, scale=scale)
+        scores = self.scores(query, key, scale=scale, layer=layer)
         chosen = select_blocks(scores, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
         return BlockMask.from_map(chosen, q_len, k_len)
 
-    def scores(self, query: Tensor, key: Tensor, *, scale: float) -> Tensor:
+    def scores(self, query: Tensor, key: Tensor, *, scale: float, layer: int = 0) -> Tensor:
         """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names."""
         if self.estimator == "torch" or (self.estimator == "auto" and not query.is_cuda):
             estimate: Callable[..., Tensor] = block_scores
@@ -105,11 +113,28 @@ class RRAttention(Method):
             from method.kernels.estimate_triton import block_scores_triton
 
             estimate = block_scores_triton
+        if self.offset == "mean":
+            query = stride_means(query, self.stride, key.shape[2] - query.shape[2])
         return estimate(
             query,
             key,
             scale=scale,
             stride=self.stride,
-            offset=self.offset,
+            offset=0 if self.offset == "mean" else self.offset,
+            layer=layer,
             key_sum_dtype=self.key_sum_dtype,
         )
+
+
+def stride_means(query: Tensor, stride: int, shift: int) -> Tensor:
+    """Every query replaced by the mean query of its stride: ``[B, Hq, Lq, D]``, same dtype.
+
+    Strides lie at absolute positions, ``shift`` being the position of the first query; the two
+    that the ends cut are means over what is left of them. A copy of the query: for controls only.
+    """
+    length, lead = query.shape[2], shift % stride
+    padded = F.pad(query, (0, 0, lead, -(lead + length) % stride)).unflatten(2, (-1, stride))
+    present = F.pad(query.new_ones(length), (lead, -(lead + length) % stride)).view(-1, stride)
+    work = torch.promote_types(query.dtype, torch.float32)
+    means = padded.sum(3, dtype=work) / present.sum(-1, dtype=work)[:, None]
+    return means.to(query.dtype).repeat_interleave(stride, dim=2)[:, :, lead : lead + length]

@@ -8,7 +8,7 @@ import torch
 from method.blocks import BlockMask
 from method.keep import RR_KEEP, KeepPolicy
 from method.kernels.estimate import block_scores, pool_keys, sample_starts
-from method.rr import RRAttention
+from method.rr import RRAttention, stride_means
 from tests.attention_cases import Case, tensors
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
@@ -82,7 +82,10 @@ def test_chunk_rows_do_not_change_the_scores(length):
         torch.testing.assert_close(part, whole, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("stride", "offset"), [(8, "head"), (16, "reversed")])
+@pytest.mark.parametrize(
+    ("stride", "offset"),
+    [(8, "head"), (16, "reversed"), (8, "random"), (8, "head_layer"), (8, 5), (16, "mean")],
+)
 def test_chunked_prefill_chooses_the_same_blocks(stride, offset):
     query, key, _ = (x.double() for x in tensors(Case(1000, 1000, group=4)))
     method = RRAttention(tau=0.7, stride=stride, offset=offset)
@@ -92,6 +95,38 @@ def test_chunked_prefill_chooses_the_same_blocks(stride, offset):
         part = select(method, query[:, :, start:end], key[:, :, :end], SINK_DIAGONAL).to_map()
         rows.append(torch.nn.functional.pad(part, (0, whole.shape[-1] - part.shape[-1])))
     assert torch.equal(torch.cat(rows, dim=2), whole)
+
+
+def test_sampling_controls_by_hand():
+    def starts(offset, layer=0):
+        return sample_starts(6, 4, 0, offset, layer=layer).tolist()
+
+    assert starts(3) == [3] * 6
+    assert starts("head_layer", layer=2) == [2, 3, 0, 1, 2, 3]
+    drawn = [starts("random", layer) for layer in range(40)]
+    assert drawn[0] == starts("random") and drawn[0] != drawn[1]
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=4)
+    # 240 draws out of 4: 60 each, with a standard deviation of 6.7.
+    assert counts.sum() == 240 and bool((counts - 60).abs().max() < 25)
+    with pytest.raises(ValueError, match=r"offset=4 is not one of .* a number from 0 to 3"):
+        starts(4)
+
+
+def test_the_layer_reaches_the_estimate():
+    query, key, _ = (x.double() for x in tensors(Case(512, 512, group=4)))
+    scores = [
+        RRAttention(offset="head_layer").scores(query, key, scale=0.25, layer=layer)
+        for layer in (0, 1, 8)
+    ]
+    assert torch.equal(scores[0], scores[2]) and not torch.allclose(scores[0], scores[1])
+    assert torch.equal(scores[0], RRAttention().scores(query, key, scale=0.25, layer=1))
+
+
+def test_mean_queries_by_hand():
+    query = torch.arange(7.0).view(1, 1, 7, 1)
+    assert stride_means(query, 4, 0).flatten().tolist() == [1.5] * 4 + [5.0] * 3
+    # The first query sits at position 6: strides begin at 8 and 12.
+    assert stride_means(query, 4, 6).flatten().tolist() == [0.5] * 2 + [3.5] * 4 + [6.0]
 
 
 @pytest.mark.parametrize("shift", [0, 3, 128, 133])
@@ -150,6 +185,7 @@ def test_key_means_are_accumulated_in_fp32_unless_asked_otherwise():
         ({"stride": 12}, "stride=12 is not one of 4, 8, 16, 32, 64"),
         ({"selector": "v2"}, "selector='v2' is not one of legacy, top_p"),
         ({"offset": "h"}, "offset='h' is not one of head, reversed"),
+        ({"offset": 8}, "offset=8 is not one of head, reversed"),
         ({"key_sum_dtype": "bf16"}, "key_sum_dtype='bf16' is not one of float32, input"),
         ({"estimator": "cuda"}, "estimator='cuda' is not one of auto, torch, triton"),
     ],

@@ -83,6 +83,18 @@ def test_tau_one_keeps_every_visible_block_even_without_mass(selector):
     assert torch.equal(chosen[0, 0], causal_map(300, 400))
 
 
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_every_head_may_have_its_own_tau(selector):
+    scores = random_scores(5, 1000, 1000, heads=3).repeat(2, 1, 1, 1)
+    taus = [0.3, 0.95, 1.0]
+    together = select_blocks(scores, 1000, 1000, tau=taus, selector=selector, keep=SINK_DIAGONAL)
+    for head, tau in enumerate(taus):
+        alone = select_blocks(scores, 1000, 1000, tau=tau, selector=selector, keep=SINK_DIAGONAL)
+        assert torch.equal(together[:, head], alone[:, head])
+    with pytest.raises(ValueError, match="one for each of 3 heads"):
+        select_blocks(scores, 1000, 1000, tau=[0.5, 0.6], selector=selector, keep=SINK_DIAGONAL)
+
+
 def test_bad_settings_are_refused():
     scores = torch.zeros(1, 1, 2, 2)
     with pytest.raises(ValueError, match="selector='v3' is not one of legacy, top_p"):

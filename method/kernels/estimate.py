@@ -15,13 +15,18 @@ from torch import Tensor
 from method.blocks import BLOCK, num_blocks
 from method.kernels.checks import check_qk
 
-OFFSETS = ("head", "reversed")
+OFFSETS = ("head", "reversed", "head_layer", "random")
 KEY_SUM_DTYPES = ("float32", "input")
 _CHUNK_LOGITS = 1 << 22
 
 
 def sample_starts(
-    heads: int, stride: int, shift: int, offset: str, device: torch.device | str = "cpu"
+    heads: int,
+    stride: int,
+    shift: int,
+    offset: str | int,
+    device: torch.device | str = "cpu",
+    layer: int = 0,
 ) -> Tensor:
     """First sampled query token of every head, counted within the queries: int64 ``[Hq]``.
 
@@ -35,14 +40,29 @@ def sample_starts(
         stride: ``S``.
         shift: key position of the first query.
         offset: "head" for ``h mod S`` (the released code), "reversed" for ``(S-1-h) mod S`` (the
-            same offsets, dealt to the heads in reverse).
+            same offsets, dealt to the heads in reverse), "head_layer" for ``(h + layer) mod S``,
+            "random" for a fixed pseudo-random draw per layer and head, or a number from 0 to
+            ``S - 1``, the same for all heads.
         device: where the answer is made; nothing is copied from the host.
+        layer: index of the decoder layer.
+
+    Raises:
+        ValueError: ``offset`` is unknown, or a number out of range.
     """
-    if offset not in OFFSETS:
-        raise ValueError(f"offset={offset!r} is not one of {', '.join(OFFSETS)}")
     phase = torch.arange(heads, device=device)
     if offset == "reversed":
         phase = stride - 1 - phase
+    elif offset == "head_layer":
+        phase = phase + layer
+    elif offset == "random":
+        # Multiplying and folding mixes the index well enough for one draw out of S.
+        mixed = (phase + 1 + (layer + 1) * 4099) * 2654435761 % (1 << 32)
+        phase = ((mixed ^ (mixed >> 15)) * 1812433253 % (1 << 32)) >> 16
+    elif isinstance(offset, int) and 0 <= offset < stride:
+        phase = torch.full_like(phase, offset)
+    elif offset != "head":
+        names = ", ".join(OFFSETS)
+        raise ValueError(f"offset={offset!r} is not one of {names} or a number from 0 to {stride - 1}")
     return (phase - shift) % stride
 
 
@@ -78,7 +98,8 @@ def block_scores(
     *,
     scale: float,
     stride: int,
-    offset: str = "head",
+    offset: str | int = "head",
+    layer: int = 0,
     key_sum_dtype: str = "float32",
     chunk_rows: int | None = None,
 ) -> Tensor:
@@ -95,6 +116,7 @@ def block_scores(
         scale: factor on the logits.
         stride: ``S``, a power of two that divides 128.
         offset: see :func:`sample_starts`.
+        layer: index of the decoder layer, which some offsets turn with.
         key_sum_dtype: see :func:`pool_keys`.
         chunk_rows: query rows per step, to bound memory; by default about 4 million logits at
             a time. Has no influence on the result beyond rounding.
@@ -112,7 +134,7 @@ def block_scores(
     shift, per = key.shape[2] - q_len, BLOCK // stride
     work = torch.float64 if query.dtype == torch.float64 else torch.float32
     pooled = pool_keys(key, stride, key_sum_dtype).to(work)
-    starts = sample_starts(heads, stride, shift, offset, query.device)
+    starts = sample_starts(heads, stride, shift, offset, query.device, layer)
     rows = num_blocks(q_len)
     if chunk_rows is None:
         chunk_rows = max(1, _CHUNK_LOGITS // (batch * heads * per * pooled.shape[2]))

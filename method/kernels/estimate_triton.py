@@ -143,7 +143,8 @@ def block_scores_triton(
     *,
     scale: float,
     stride: int,
-    offset: str = "head",
+    offset: str | int = "head",
+    layer: int = 0,
     key_sum_dtype: str = "float32",
 ) -> Tensor:
     """Estimated attention mass of every (query row, key block), on the GPU.
@@ -160,7 +161,7 @@ def block_scores_triton(
     batch, heads, q_len, dim = query.shape
     shift, per = key.shape[2] - q_len, BLOCK // stride
     pooled = pool_keys_triton(key, stride, key_sum_dtype)
-    starts = sample_starts(heads, stride, shift, offset, query.device).to(torch.int32)
+    starts = sample_starts(heads, stride, shift, offset, query.device, layer).to(torch.int32)
     rows, columns = num_blocks(q_len), num_blocks(key.shape[2])
     # Zeros, because tiles above the diagonal are never visited.
     scores = query.new_zeros(batch, heads, rows, columns, dtype=torch.float32)
