@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The setting of a method that buys density: what a calibration turns.
+
+    More of it never keeps fewer blocks, and ``high`` keeps all of them.
+
+    Attributes:
+        name: name of the setting.
+        low: smallest value worth trying.
+        high: value that makes the method dense, whatever the length.
+        whole: the setting is a whole number, such as a count of tokens.
+    """
+
+    name: str
+    low: float
+    high: float
+    whole: bool = False
 
 
 class Method(ABC):
@@ -23,6 +43,9 @@ class Method(ABC):
 
     dense: ClassVar[bool] = False
     """True only for the dense baseline, which the executor sends to exact attention."""
+
+    knob: ClassVar[Knob | None] = None
+    """The setting that buys density; None for a method without one."""
 
     @abstractmethod
     def select(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from method.base import Method
+from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import RR_KEEP, KeepPolicy
 from method.kernels.estimate import KEY_SUM_DTYPES, OFFSETS, block_scores
@@ -66,6 +66,7 @@ class RRAttention(Method):
     """
 
     paper_keep: ClassVar[KeepPolicy] = RR_KEEP
+    knob: ClassVar[Knob | None] = Knob("tau", 0.01, 1.0)
 
     tau: float = 0.95
     stride: int = 8

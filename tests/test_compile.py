@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from method.blocks import BLOCK
-from method.kernels import estimate_triton, sparse_triton
+from method.kernels import antidiagonal_triton, estimate_triton, sparse_triton
 from method.kernels.triton_support import launch_for, padded_head
 from tests.conftest import INTERPRETING
 
@@ -86,6 +86,26 @@ def test_estimate_kernels_compile(chip, dtype, dim):
     constants |= {"TILE": estimate_triton.POOL_STRIDES, "ROUND_EACH": False}
     pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
     build(estimate_triton.pool_keys_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize("stride", [1, 8, 16])
+@shapes
+def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
+    launch = antidiagonal_triton.launch_antidiagonal(chip, dtype)
+    constants = {"HEAD_DIM": dim, "STRIDE": stride, "PER": BLOCK // stride}
+    constants |= {"BLOCK_M": antidiagonal_triton.QUERY_STRIDES, "BLOCK_N": launch.block_n}
+    constants |= {"BLOCK_K": antidiagonal_triton.inner_step(dim, dtype)}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
+    pointers = {"q_ptr": NAMES[dtype], "k_ptr": NAMES[dtype], "tiles_ptr": "i32", "lse_ptr": "fp32"}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    compiled = build(antidiagonal_triton.block_lse_kernel, chip, pointers, constants, **options)
+    if chip == 90 and dtype == torch.bfloat16:
+        assert "wgmma" in compiled.asm["ptx"]
+    if chip == 90 and dim == 128:
+        constants = {"PER": BLOCK // stride, "CHUNK": max(32, 2048 * stride // BLOCK)}
+        constants |= {"MAXIMUM": stride == 1}
+        pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32"}
+        build(antidiagonal_triton.block_mass_kernel, chip, pointers, constants)
 
 
 @pytest.mark.parametrize("chip", [70, 86, 89, 120])
