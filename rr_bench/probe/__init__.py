@@ -1,0 +1,1 @@
+"""A small trained model that ships with the project, and the script that trains it."""
