@@ -1,6 +1,7 @@
 """Rows from HELMET's own files: golden prompts, selection, errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,12 +178,11 @@ def test_real_multivalue_rows_truncated(tmp_path, tok):
 
 
 def test_selection_is_helmets_permutation(tok):
-    path = Path("rows.jsonl")
     settings = Settings(load_tokenizer(tokenizer=tok), length=8192, samples=12)
-    assert selection(600, settings, path) == [522, 409, 86, 441, 309, 514, 295, 324, 459, 325, 302, 225]
-    assert selection(100, settings, path) == [59, 21, 56, 18, 33, 42, 50, 27, 92, 71, 2, 25]
-    with pytest.raises(ValueError, match=r"`samples`=12, but HELMET uses 6 of the 6 rows"):
-        selection(6, settings, path)
+    assert selection(600, settings) == [522, 409, 86, 441, 309, 514, 295, 324, 459, 325, 302, 225]
+    assert selection(100, settings) == [59, 21, 56, 18, 33, 42, 50, 27, 92, 71, 2, 25]
+    assert sorted(selection(6, settings)) == list(range(6))
+    assert len(selection(600, replace(settings, samples=500))) == 100
 
 
 def test_corrupt_line_names_file_and_line(tmp_path, tok):

@@ -23,8 +23,16 @@ MODEL = ("recorder", "hook", "nested", "models", "lm")
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "method": (("method",), (), ("torch", "triton")),
     "store": (tuple(f"rr_bench.{name}" for name in STORE), (), ()),
-    "tasks": (("rr_bench.tasks",), (), ("numpy", "transformers", "datasets", "lm_eval", "yaml")),
-    "report": (("rr_bench.report",), ("store",), ("numpy", "pandas", "matplotlib", "tabulate")),
+    "suite": (("rr_bench.suite",), (), ()),
+    "tasks": (
+        ("rr_bench.tasks",),
+        ("suite",),
+        (
+            *("numpy", "transformers", "datasets", "lm_eval", "yaml"),
+            *("huggingface_hub", "pyarrow", "rouge_score"),
+        ),
+    ),
+    "report": (("rr_bench.report",), ("store", "suite"), ("numpy", "pandas", "matplotlib", "tabulate")),
     "planning": (
         tuple(f"rr_bench.{name}" for name in PLANNING),
         ("store", "tasks"),

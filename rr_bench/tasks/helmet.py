@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, Settings, make_row, truncate
+from rr_bench.tasks.selection import shuffled
 
 SELECTION = 100
 """HELMET evaluates at most this many rows of a file (``max_test_samples``)."""
@@ -37,53 +37,69 @@ def find_file(dataset: str, length: int, helmet_dir: Path, files: Mapping[int, P
     return present[length]
 
 
-def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(
+    path: Path,
+    required: Sequence[str],
+    known: Sequence[str] | None = None,
+    notes: Notes | None = None,
+) -> list[dict[str, Any]]:
     """Every row of a JSONL file.
 
     Args:
         path: one JSON object a line; blank lines are skipped.
         required: fields each row must have; ``a|b`` accepts either.
+        known: every field of the layout; others are counted in ``notes`` and left out of the row.
+        notes: where rows and unknown fields are counted.
 
     Raises:
         ValueError: naming file and line of a line that is no JSON object or lacks a field.
     """
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{number}: corrupt JSONL line ({error})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-        missing = [field for field in required if not any(name in row for name in field.split("|"))]
-        if missing:
-            raise ValueError(
-                f"{path}:{number}: unknown layout, without the fields {missing}; it has {sorted(row)}"
-            )
-        rows.append(row)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}:{number}: corrupt JSONL line ({error})") from error
+            rows.append(check_row(row, f"{path}:{number}", required, known, notes))
     if not rows:
         raise ValueError(f"{path}: the file holds no rows")
+    if notes is not None:
+        notes.read(path.name, len(rows))
     return rows
 
 
-def selection(count: int, settings: Settings, path: Path) -> list[int]:
-    """Indices of the rows to use: HELMET's permutation, its first 100, the first ``samples``.
-
-    ``datasets``' ``shuffle(seed)`` is NumPy's ``default_rng(seed).permutation``.
+def check_row(
+    row: Any,
+    where: str,
+    required: Sequence[str],
+    known: Sequence[str] | None = None,
+    notes: Notes | None = None,
+) -> dict[str, Any]:
+    """A row with the fields it needs; arguments as in :func:`read_rows`.
 
     Raises:
-        ValueError: more samples than HELMET would use of this file.
+        ValueError: it is no JSON object or lacks a field.
     """
-    available = min(SELECTION, count)
-    if settings.samples > available:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    missing = [field for field in required if not any(name in row for name in field.split("|"))]
+    if missing:
         raise ValueError(
-            f"`samples`={settings.samples}, but HELMET uses {available} of the {count} rows of {path}; "
-            f"ask for at most {available}"
+            f"{where}: unknown layout, without the fields {missing}; it has {sorted(row)}"
         )
-    order = np.random.default_rng(settings.seed).permutation(count)
-    return [int(i) for i in order[: settings.samples]]
+    if known is None:
+        return row
+    if notes is not None:
+        notes.fields(row, known)
+    return {name: row[name] for name in known if name in row}
+
+
+def selection(count: int, settings: Settings) -> list[int]:
+    """Indices of the rows to use: HELMET's permutation, its first 100, the first ``samples``."""
+    return shuffled(count, settings.seed)[: min(SELECTION, settings.samples)]
 
 
 def helmet_rows(
@@ -93,6 +109,8 @@ def helmet_rows(
     required: Sequence[str],
     generation: int,
     drafting: Callable[[dict[str, Any]], tuple[str, Callable[[str], Draft]]],
+    known: Sequence[str],
+    notes: Notes,
 ) -> list[Row]:
     """Rows of one file, truncated to the budget.
 
@@ -103,14 +121,16 @@ def helmet_rows(
         required: fields a row must have.
         generation: tokens of the length kept for the answer.
         drafting: row to its context and the function from a (cut) context to the draft.
+        known: every field the layout has.
+        notes: where what happens to the rows is counted.
 
     Returns:
         Rows whose ``extra`` says whether every gold is still in the context (``gold_survived``).
     """
-    raw = read_rows(path, required)
+    raw = read_rows(path, required, known, notes)
     budget = settings.length - generation
     rows = []
-    for index in selection(len(raw), settings, path):
+    for index in selection(len(raw), settings):
         context, draft_of = drafting(raw[index])
 
         def render(text: str, draft_of: Callable[[str], Draft] = draft_of) -> str:
@@ -118,17 +138,17 @@ def helmet_rows(
 
         cut = truncate(settings.tokenizer, render, context, budget, strict=settings.strict)
         draft = draft_of(cut.context)
-        extra = {**draft.extra, "gold_survived": all(gold in cut.context for gold in draft.golds)}
-        rows.append(
-            make_row(
-                dataset,
-                settings,
-                replace(draft, extra=extra),
-                index=index,
-                source="helmet",
-                input_len=cut.input_len,
-                budget=budget,
-                removed_tokens=cut.removed,
-            )
+        survived = all(gold in cut.context for gold in draft.golds)
+        row = make_row(
+            dataset,
+            settings,
+            replace(draft, extra={**draft.extra, "gold_survived": survived}),
+            index=index,
+            source="helmet",
+            input_len=cut.input_len,
+            budget=budget,
+            removed_tokens=cut.removed,
         )
+        notes.row(row["uid"], truncated=row["truncated"], gold_survived=survived)
+        rows.append(row)
     return rows

@@ -13,20 +13,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rr_bench.suite import DATASETS
 from rr_bench.tasks import templates
 from rr_bench.tasks.draw import random_uuid
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
 from rr_bench.tasks.metrics import substring_exact_match
+from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, Settings, as_split
 
 NAME = "json_kv"
 GENERATION = 100
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 DEMOS = 2
-HELMET_PAIRS = {4096: 50, 8192: 105, 16384: 220, 32768: 440, 65536: 900, 131072: 1800}
+HELMET_PAIRS = DATASETS[NAME].knobs
 """Length to the K in HELMET's file name (``configs/recall*.yaml``; 4096 from its generator)."""
 FIELDS = ("context", "question", "answer", "demos")
+KNOWN = (*FIELDS, "depth", "num_kvs")
 
 Pair = tuple[str, str]
 
@@ -81,7 +84,7 @@ def _drafting(row: dict[str, Any]) -> tuple[str, Callable[[str], Draft]]:
     return row["context"], draft
 
 
-def rows(**metadata: Any) -> list[Row]:
+def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
 
     Raises:
@@ -90,7 +93,8 @@ def rows(**metadata: Any) -> list[Row]:
     settings = Settings.from_metadata(metadata)
     if settings.helmet_dir is not None:
         path = helmet_file(settings.length, settings.helmet_dir)
-        return helmet_rows(NAME, settings, path, FIELDS, GENERATION, _drafting)
+        found = Notes() if notes is None else notes
+        return helmet_rows(NAME, settings, path, FIELDS, GENERATION, _drafting, KNOWN, found)
     generator = Generator(NAME, GENERATION, make_draft, minimum=DEMOS + 1)
     check_length(generator, settings)
     return generate_rows(generator, settings)
@@ -98,7 +102,9 @@ def rows(**metadata: Any) -> list[Row]:
 
 def build(**metadata: Any) -> dict[str, Any]:
     """lm-eval's ``custom_dataset``: ``{"test": Dataset}``."""
-    return as_split(rows(**metadata))
+    notes = Notes()
+    made = rows(notes=notes, **metadata)
+    return as_split(made, notes.as_dict())
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from rr_bench.tasks.draw import random_number, random_uuid, word_keys
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
 from rr_bench.tasks.metrics import ruler_recall
+from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, Settings, as_split
 
 VALUES = 4
@@ -30,6 +31,7 @@ VALUES = 4
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))
 """Depths in percent that the needles of an essay are drawn from."""
 FIELDS = ("context", "query", "type_needle_v", "answer|outputs")
+KNOWN = ("context", "query", "type_needle_v", "answer", "outputs", "index", "input", "length")
 SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
 
 
@@ -171,7 +173,7 @@ def _drafting(name: str, row: dict[str, Any]) -> tuple[str, Callable[[str], Draf
     return row["context"], draft
 
 
-def rows(name: str, /, **metadata: Any) -> list[Row]:
+def rows(name: str, /, *, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     """Rows of one of the three tasks; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
 
     Raises:
@@ -184,22 +186,33 @@ def rows(name: str, /, **metadata: Any) -> list[Row]:
         return generate_rows(generator, settings)
     path = helmet_file(name, settings.length, settings.helmet_dir)
     generation = VARIANTS[name].generation
-    return helmet_rows(name, settings, path, FIELDS, generation, lambda row: _drafting(name, row))
+    found = Notes() if notes is None else notes
+
+    def drafting(row: dict[str, Any]) -> tuple[str, Callable[[str], Draft]]:
+        return _drafting(name, row)
+
+    return helmet_rows(name, settings, path, FIELDS, generation, drafting, KNOWN, found)
+
+
+def _build(name: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    notes = Notes()
+    made = rows(name, notes=notes, **metadata)
+    return as_split(made, notes.as_dict())
 
 
 def build_mk_2(**metadata: Any) -> dict[str, Any]:
     """lm-eval's ``custom_dataset`` of ``niah_mk_2``."""
-    return as_split(rows("niah_mk_2", **metadata))
+    return _build("niah_mk_2", metadata)
 
 
 def build_mk_3(**metadata: Any) -> dict[str, Any]:
     """lm-eval's ``custom_dataset`` of ``niah_mk_3``."""
-    return as_split(rows("niah_mk_3", **metadata))
+    return _build("niah_mk_3", metadata)
 
 
 def build_mv(**metadata: Any) -> dict[str, Any]:
     """lm-eval's ``custom_dataset`` of ``niah_mv``."""
-    return as_split(rows("niah_mv", **metadata))
+    return _build("niah_mv", metadata)
 
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:

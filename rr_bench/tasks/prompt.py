@@ -40,6 +40,13 @@ class Settings:
         helmet_dir: HELMET's unpacked data; None generates the rows.
         haystack: text file for ``niah_mv``; None draws sentences from a grammar.
         strict: cut an over-long HELMET prompt until it fits instead of once.
+        chat: ``auto`` uses the chat template where HELMET does and the tokenizer has one; ``on``
+            insists on one; ``off`` never does, as for base models.
+        clinic_split: CLINC150 split that is scored: ``validation`` (HELMET) or ``test``.
+        document_floor: Llama-2 tokens a story must have; None: HELMET's own floors.
+        llama2_tokenizer: folder of the tokenizer that cuts stories; None: inside ``helmet_dir``.
+        hub_dir: local copies of the sets HELMET takes from the hub; None: inside ``helmet_dir``.
+        hub: fetch such a set from the hub when there is no local copy.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +56,12 @@ class Settings:
     helmet_dir: Path | None = None
     haystack: Path | None = None
     strict: bool = False
+    chat: str = "auto"
+    clinic_split: str = "validation"
+    document_floor: int | None = None
+    llama2_tokenizer: str | None = None
+    hub_dir: Path | None = None
+    hub: bool = False
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Settings:
@@ -65,6 +78,12 @@ class Settings:
             helmet_dir=_path(metadata, "helmet_dir"),
             haystack=_path(metadata, "haystack"),
             strict=bool(metadata.get("strict_truncation", False)),
+            chat=_choice(metadata, "chat", ("auto", "on", "off")),
+            clinic_split=_choice(metadata, "clinic_split", ("validation", "test")),
+            document_floor=metadata.get("document_floor"),
+            llama2_tokenizer=metadata.get("llama2_tokenizer"),
+            hub_dir=_path(metadata, "hub_dir"),
+            hub=bool(metadata.get("hub", False)),
         )
 
 
@@ -74,6 +93,15 @@ def _positive(metadata: Mapping[str, Any], key: str, setting: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{setting}` must be a whole number of at least 1, got {value!r}")
     return value
+
+
+def _choice(metadata: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
+    """One of a few words; the first is the default. YAML reads on and off as booleans."""
+    value = metadata.get(key)
+    value = {None: choices[0], True: "on", False: "off"}.get(value, value)
+    if value not in choices:
+        raise ValueError(f"`data.{key}` must be one of {', '.join(choices)}, got {value!r}")
+    return str(value)
 
 
 def _path(metadata: Mapping[str, Any], key: str) -> Path | None:
@@ -99,7 +127,7 @@ def load_tokenizer(**metadata: Any) -> Tokenizer:
     name = next((metadata[k] for k in ("tokenizer", "pretrained") if metadata.get(k)), None)
     if not isinstance(name, str | Path):
         raise ValueError(
-            "the Recall tasks count tokens: give the model's directory as `tokenizer` or "
+            "the tasks count tokens: give the model's directory as `tokenizer` or "
             "`pretrained` (lm-eval: --model_args pretrained=<dir> or --metadata)"
         )
     return _load_tokenizer(str(name))
@@ -127,9 +155,11 @@ def _load_tokenizer(name: str) -> Tokenizer:
     return tokenizer
 
 
-def count_tokens(tokenizer: Tokenizer, text: str) -> int:
-    """Number of tokens with the tokenizer's default special tokens."""
-    return len(tokenizer(text, verbose=False)["input_ids"])
+def count_tokens(tokenizer: Tokenizer, text: str, *, special: bool = True) -> int:
+    """Number of tokens; ``special`` adds the tokenizer's default special tokens."""
+    if special:
+        return len(tokenizer(text, verbose=False)["input_ids"])
+    return len(tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -156,6 +186,7 @@ def truncate(
     budget: int,
     *,
     strict: bool = False,
+    special: bool = True,
 ) -> Truncated:
     """Cut the end of the context until the prompt fits (HELMET ``data.py``).
 
@@ -169,12 +200,13 @@ def truncate(
         context: the cuttable field.
         budget: tokens allowed for the prompt.
         strict: repeat until it fits.
+        special: whether special tokens are added to the prompt; a chat template brings its own.
 
     Raises:
         ValueError: the excess is longer than the context, or strict truncation does not converge.
     """
     prompt = render(context)
-    tokens = count_tokens(tokenizer, prompt)
+    tokens = count_tokens(tokenizer, prompt, special=special)
     removed = 0
     for _ in range(STRICT_ROUNDS if strict else 1):
         excess = tokens - budget
@@ -183,7 +215,7 @@ def truncate(
         context = drop_tail(tokenizer, context, excess)
         removed += excess
         prompt = render(context)
-        tokens = count_tokens(tokenizer, prompt)
+        tokens = count_tokens(tokenizer, prompt, special=special)
     if strict and tokens > budget:
         raise ValueError(
             f"after {STRICT_ROUNDS} cuts the prompt still has {tokens} of {budget} tokens; "
@@ -259,8 +291,15 @@ def make_row(
     return row
 
 
-def as_split(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows as the ``{"test": Dataset}`` that lm-eval expects of a custom dataset."""
+def as_split(rows: Sequence[Row], notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Rows as the ``{"test": Dataset}`` that lm-eval expects of a custom dataset.
+
+    Args:
+        rows: the rows.
+        notes: what happened on the way to them; travels as the dataset's description, in JSON.
+    """
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(list(rows))}
+    made = Dataset.from_list(list(rows))
+    made.info.description = json.dumps(dict(notes or {}))
+    return {"test": made}

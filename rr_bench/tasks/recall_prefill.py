@@ -145,7 +145,7 @@ def _rows_of_helmet(settings: Settings, path: Path, wanted: int | None) -> list[
     cost = measure(generator(questions), settings.tokenizer)
     return [
         fitted_row(generator(questions, objects[i]), settings, cost, i, "helmet")
-        for i in selection(len(objects), settings, path)
+        for i in selection(len(objects), settings)
     ]
 
 
