@@ -1,10 +1,13 @@
-"""Scores of the Recall tasks, as HELMET computes them (HELMET commit 4526dfb, ``utils.py``)."""
+"""Scores of short answers, as HELMET computes them (HELMET commit 4526dfb, ``utils.py``)."""
 
 from __future__ import annotations
 
+import functools
 import re
 import string
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -60,3 +63,66 @@ def ruler_recall(prediction: str, golds: Sequence[str]) -> float:
         raise ValueError("ruler_recall needs at least one gold answer; `golds` is empty")
     lowered = prediction.lower()
     return sum(gold.lower() in lowered for gold in golds) / len(golds)
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 if a normalised gold equals the normalised prediction, else 0.0."""
+    return float(any(norm(prediction) == norm(gold) for gold in _some(golds, "exact_match")))
+
+
+def token_f1(prediction: str, golds: Sequence[str]) -> float:
+    """Best bag-of-words F1 of normalised texts; yes, no and noanswer have to match exactly."""
+    return max(_token_f1(norm(prediction), norm(gold)) for gold in _some(golds, "token_f1"))
+
+
+def _token_f1(prediction: str, gold: str) -> float:
+    closed = {"yes", "no", "noanswer"}
+    if prediction != gold and (prediction in closed or gold in closed):
+        return 0.0
+    said, wanted = prediction.split(), gold.split()
+    common = sum((Counter(said) & Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def rouge(prediction: str, golds: Sequence[str]) -> dict[str, float]:
+    """``rougeL`` and ``rougeLsum``, F1 and recall, each the best over the golds (package rouge_score)."""
+    scorer = _rouge_scorer()
+    found = [scorer.score(target=gold, prediction=prediction) for gold in _some(golds, "rouge")]
+    return {
+        f"{kind}_{name}": max(float(getattr(one[kind], attribute)) for one in found)
+        for kind in ("rougeL", "rougeLsum")
+        for name, attribute in (("f1", "fmeasure"), ("recall", "recall"))
+    }
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL", "rougeLsum"], use_stemmer=True)
+
+
+def qa_metrics(prediction: str, golds: Sequence[str]) -> dict[str, float]:
+    """All answer metrics of one text, in 0..1."""
+    return {
+        "exact_match": exact_match(prediction, golds),
+        "substring_exact_match": substring_exact_match(prediction, golds),
+        "f1": token_f1(prediction, golds),
+        **rouge(prediction, golds),
+    }
+
+
+def best_metrics(prediction: str, golds: Sequence[str], prefix: str) -> dict[str, float]:
+    """HELMET's default post-processing: each metric the better of raw and parsed output."""
+    raw = qa_metrics(prediction, golds)
+    parsed = qa_metrics(parse(prediction, prefix), golds)
+    return {name: max(raw[name], parsed[name]) for name in raw}
+
+
+def _some(golds: Sequence[str], metric: str) -> Sequence[str]:
+    if not golds:
+        raise ValueError(f"{metric} needs at least one gold answer; `golds` is empty")
+    return golds
