@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from method.blocks import BLOCK
-from method.kernels import antidiagonal_triton, estimate_triton, sparse_triton
+from method.kernels import antidiagonal_triton, estimate_triton, profile_triton, sparse_triton
 from method.kernels.triton_support import launch_for, padded_head
 from tests.conftest import INTERPRETING
 
@@ -106,6 +106,19 @@ def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
         constants |= {"MAXIMUM": stride == 1}
         pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32"}
         build(antidiagonal_triton.block_mass_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize("last", profile_triton.LAST)
+@shapes
+def test_profile_kernels_compile(chip, dtype, dim, last):
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "LAST": last}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
+    pointers = {"q_ptr": NAMES[dtype], "k_ptr": NAMES[dtype]}
+    pointers |= dict.fromkeys(("lse_ptr", "columns_ptr", "diagonals_ptr"), "fp32")
+    options = profile_triton.launch_options(dtype)
+    build(profile_triton.profile_sums_kernel, chip, pointers, constants, **options)
+    constants["PIECE"] = profile_triton.PIECE
+    build(profile_triton.profile_lse_kernel, chip, pointers, constants, **options)
 
 
 @pytest.mark.parametrize("chip", [70, 86, 89, 120])
