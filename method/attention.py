@@ -72,7 +72,8 @@ class PrefillResult:
     Attributes:
         output: ``[B, Hq, Lq, D]`` in the query's dtype.
         density: float32 ``[B, Hq]`` on the device: kept blocks over the causal triangle.
-        kernel: what computed the output, such as "triton", "torch" or "dense:cudnn".
+        kernel: what computed the output, such as "triton", "torch" or "dense:cudnn"; "native" for a
+            method's own kernel.
     """
 
     output: Tensor
@@ -114,6 +115,9 @@ class SparsePrefill:
             output, kernel = dense_prefill(query, key, value, scale=scale)
             density = torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
             return PrefillResult(output, density, f"dense:{kernel}")
+        own = self.method.attend(query, key, value, scale=scale, layer=layer, keep=self.keep)
+        if own is not None:
+            return PrefillResult(*own, "native")
         name = resolve_backend(query.device, self.backend)
         mask = self.method.select(query, key, scale=scale, layer=layer, keep=self.keep)
         output = block_sparse_attention(query, key, value, mask, scale=scale, backend=name)

@@ -64,3 +64,25 @@ class Method(ABC):
         Returns:
             A :class:`BlockMask` with nothing above the causal diagonal.
         """
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scale: float,
+        layer: int,
+        keep: KeepPolicy,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Attend by the method's own kernel, where blocks of 128 cannot express what it computes.
+
+        Arguments as for :meth:`select`, and ``value`` of the key's shape. Most methods have no
+        kernel of their own and leave this as it is.
+
+        Returns:
+            None to use :meth:`select` and the shared kernel; else the output ``[B, Hq, Lq, D]`` in
+            the query's dtype, and the density, fp32 ``[B, Hq]``: pairs computed over the pairs in
+            the blocks of the causal triangle.
+        """
+        return None

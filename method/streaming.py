@@ -58,9 +58,16 @@ class Streaming(Method):
 
 
 def a_shape_map(
-    q_len: int, k_len: int, sink: int, window: int, device: torch.device | str = "cpu"
+    q_len: int,
+    k_len: int,
+    sink: int | Tensor,
+    window: int | Tensor,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Blocks of the first ``sink`` or the newest ``window`` tokens: bool ``[rows, columns]``."""
+    """Blocks of the first ``sink`` or the newest ``window`` tokens: bool ``[..., rows, columns]``.
+
+    Sizes are numbers, or tensors ``[..., 1, 1]`` for several patterns at a time.
+    """
     rows = torch.arange(num_blocks(q_len), device=device)[:, None]
     columns = torch.arange(num_blocks(k_len), device=device)[None, :]
     oldest = rows * BLOCK + (k_len - q_len) - window + 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from method.blocks import causal_map
+from method.blocks import BLOCK, causal_map, num_blocks
 from method.kernels.profile import attention_profile
 
 ESTIMATORS = ("auto", "torch", "triton")
@@ -58,3 +59,29 @@ def line_map(columns: Tensor, diagonals: Tensor, newest: Tensor, q_len: int, k_l
     inside = (distance >= 0) & (distance < diagonals.shape[-1])
     on_slash = diagonals[..., distance.clamp(0, diagonals.shape[-1] - 1)] & inside
     return (columns[..., None, :] | on_slash) & causal
+
+
+def take_sizes(scores: Tensor, sizes: list[int]) -> Tensor:
+    """The highest entries of every head, as many as it may have: bool ``[B, heads, Lk]``."""
+    order = scores.topk(max(sizes), dim=-1).indices
+    ranks = torch.arange(order.shape[-1], device=order.device)
+    live = ranks < torch.tensor(sizes, device=order.device)[:, None]
+    spare = scores.shape[-1]
+    chosen = torch.zeros(*scores.shape[:-1], spare + 1, dtype=torch.bool, device=order.device)
+    return chosen.scatter_(-1, torch.where(live, order, spare), True)[..., :spare]
+
+
+def project_lines(columns: Tensor, slashes: Tensor, q_len: int, k_len: int) -> Tensor:
+    """Blocks that any chosen key or distance touches: bool ``[B, heads, rows, columns]``."""
+    device, shift = columns.device, k_len - q_len
+    blocks = F.pad(columns, (0, -k_len % BLOCK)).unflatten(-1, (-1, BLOCK)).any(-1)
+    base = (shift + BLOCK - 1) // BLOCK
+    newest = torch.arange(num_blocks(q_len), device=device) + base
+    # A row that starts at block edge + shift meets distance o in the blocks of its two ends.
+    start = shift - torch.arange(k_len, device=device)
+    near, far = base - (start + BLOCK - 1) // BLOCK, base - start // BLOCK
+    count = base - (shift - k_len + 1) // BLOCK + 1
+    diagonals = torch.zeros(*slashes.shape[:-1], count, dtype=torch.uint8, device=device)
+    for index in (near, far):
+        diagonals.scatter_reduce_(-1, index.expand_as(slashes), slashes.to(torch.uint8), "amax")
+    return line_map(blocks, diagonals.bool(), newest, q_len, k_len)

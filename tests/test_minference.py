@@ -1,0 +1,272 @@
+"""MInference: its walk over lines by hand and told slowly, its native attention, its pattern files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from method.attention import SparsePrefill
+from method.density import causal_blocks
+from method.keep import RR_KEEP
+from method.kernels.line_attention import line_cover, slash_starts
+from method.minference import MInference
+from method.vertical_slash import project_lines, take_sizes
+from tests.attention_cases import NO_KEEP, Case, tensors
+from tests.test_streaming import blocks_of
+
+MIXED = [
+    {
+        "0": ["vertical_and_slash", 31, 101, 1.0],
+        "1": ["stream_llm", 100, 300, 1.0],
+        "2": ["block_sparse", 8, 1, 1.0],
+    }
+]
+
+
+def chosen(positions: list[int], length: int) -> torch.Tensor:
+    flags = torch.zeros(1, length, dtype=torch.bool)
+    flags[0, positions] = True
+    return flags
+
+
+def write(tmp_path, content) -> str:
+    path = tmp_path / "patterns.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def starts_of(distances: list[int], length: int, tile: int) -> list[int]:
+    found = slash_starts(chosen(distances, length), length, length)[0, tile]
+    return [int(start) for start in found if start >= 0]
+
+
+def test_the_walk_by_hand():
+    # Queries 256 to 319: E = 320. Distance 0 needs keys 256-319, distance 64 keys 192-255.
+    assert starts_of([0, 64], 512, 4) == [192, 256]
+    # Distance 100 needs 156-219; 220-283 extends it by a full 64, and so does what is left of 320.
+    assert starts_of([0, 100], 512, 4) == [156, 256]
+    assert starts_of([0, 50, 100], 512, 4) == [156, 220, 284]
+    # Ranges at the front are moved to begin at key 0; distances of 320 and more are not reached.
+    assert starts_of([0, 300, 310, 320, 400], 512, 4) == [0, 256]
+    # 256 ends at 64, 193 at 127 (an extension to 128), 192 at 128 (inside).
+    assert starts_of([0, 192, 193, 256], 512, 4) == [0, 64, 256]
+
+
+def slow_walk(distances: list[int], columns: list[int], end: int) -> tuple[list[int], list[int]]:
+    """Range starts and single columns of one query tile, told as a loop over sorted distances."""
+    ranges, current = [], None
+    for distance in sorted(distances, reverse=True):
+        if distance >= end:
+            continue
+        range_end = max(end - distance, 64)
+        if current is None:
+            current = [range_end - 64, range_end]
+        elif range_end > current[1] + 64:
+            ranges.append(current)
+            current = [range_end - 64, range_end]
+        elif range_end > current[1]:
+            current[1] += 64
+    if current is not None:
+        ranges.append(current)
+    starts = [start for low, high in ranges for start in range(low, high, 64)]
+    inside = {key for low, high in ranges for key in range(low, high)}
+    return starts, [key for key in columns if key < end and key not in inside]
+
+
+@pytest.mark.parametrize(("q_len", "k_len"), [(1000, 1000), (512, 512), (200, 777)])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_walk_told_slowly(q_len, k_len, seed):
+    generator = torch.Generator().manual_seed(seed)
+    distances = [0, *torch.randperm(k_len, generator=generator)[: 8 * 4**seed].tolist()]
+    columns = sorted(torch.randperm(k_len, generator=generator)[:100].tolist())
+    tokens, pairs = line_cover(chosen(columns, k_len), chosen(distances, k_len), q_len, k_len)
+    total = 0
+    for tile in range(-(-q_len // 64)):
+        end = (tile + 1) * 64 + k_len - q_len
+        starts, single = slow_walk(distances, columns, end)
+        wanted = {key for start in starts for key in range(start, start + 64) if key < k_len}
+        assert set(tokens[0, tile].nonzero().flatten().tolist()) == wanted | set(single)
+        total += 64 * 64 * (len(starts) + -(-len(single) // 64))
+    assert int(pairs) == total
+
+
+@pytest.mark.parametrize(("q_len", "k_len"), [(1000, 1000), (1024, 1024), (300, 777), (128, 129)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_projection_holds_every_block_a_line_touches_and_no_other(q_len, k_len, seed):
+    generator = torch.Generator().manual_seed(seed)
+    columns, slashes = (
+        (torch.rand(1, 2, k_len, generator=generator) < 0.004).index_fill(2, torch.tensor([0]), True)
+        for _ in "cs"
+    )
+    blocks = project_lines(columns, slashes, q_len, k_len)
+    distance = torch.arange(q_len)[:, None] + k_len - q_len - torch.arange(k_len)
+    for head in range(2):
+        on_line = columns[0, head] | slashes[0, head][distance.clamp(min=0)]
+        touched = blocks_of(on_line & (distance >= 0))
+        kept = blocks[0, head]
+        if q_len % 128 == 0:
+            assert torch.equal(kept, touched)
+        else:
+            # A ragged last row counts as a full one.
+            assert torch.equal(kept[:-1], touched[:-1]) and not bool((touched & ~kept).any())
+
+
+def test_sizes_by_hand():
+    scores = torch.tensor([[[1.0, 5, 3, 4], [1, 5, 3, 4]]])
+    assert take_sizes(scores, [1, 3]).int().tolist() == [[[0, 1, 0, 0], [0, 1, 1, 1]]]
+
+
+def test_first_keys_and_near_distances_come_first():
+    query, key, _ = tensors(Case(2000, 2000, group=2))
+    method = MInference(vertical_size=0, slash_size=0)
+    columns, slashes = method._lines(query, key, 0.25, method.heads_of(0, 2), [0, 1])
+    assert columns.nonzero()[:, 2].tolist() == [*range(30)] * 2
+    assert slashes.nonzero()[:, 2].tolist() == [*range(50)] * 2
+    method = MInference(vertical_size=31, slash_size=101)
+    columns, slashes = method._lines(query, key, 0.25, method.heads_of(0, 2), [1])
+    # The one free place goes to what the last 64 queries look at most.
+    logits = query[0, 1, -64:] @ key[0, 0].T * 0.25
+    future = torch.arange(2000) > torch.arange(1936, 2000)[:, None]
+    weights = logits.masked_fill(future, -torch.inf).softmax(-1)
+    assert int(columns[0, 0].nonzero()[-1]) == int(weights[:, 30:].sum(0).argmax()) + 30
+    distance = torch.arange(1936, 2000)[:, None] - torch.arange(2000)
+    sums = torch.stack([weights[distance == o].sum() for o in range(2000)])
+    assert int(slashes[0, 0].nonzero()[-1]) == int(sums[100:].argmax()) + 100
+
+
+def test_native_attention_is_exact_over_what_it_covers(tmp_path):
+    case = Case(1000, 1000, group=2, kv_heads=2, batch=2)
+    query, key, value = (x.double() for x in tensors(case))
+    method = MInference(
+        patterns=write(tmp_path, MIXED), vertical_size=60, slash_size=150, variant="native"
+    )
+    result = SparsePrefill(method, NO_KEEP)(query, key, value, scale=0.2, layer=0)
+    assert result.kernel == "native"
+    plan = method.heads_of(0, 4)
+    for head in range(4):
+        tokens, pairs = method._cover(query, key, 0.2, plan, [head])
+        seen = tokens.repeat_interleave(64, 1)[:, :1000].tril()
+        keys, values = key[:, head // 2], value[:, head // 2]
+        logits = (query[:, head] @ keys.transpose(1, 2) * 0.2).masked_fill(~seen, -torch.inf)
+        torch.testing.assert_close(result.output[:, head], logits.softmax(-1) @ values)
+        wanted = pairs / (causal_blocks(1000, 1000) * 128 * 128)
+        torch.testing.assert_close(result.density[:, head], wanted.float())
+    assert bool((result.density[:, :2] < 0.8).all())
+
+
+def test_native_computes_less_than_its_projection():
+    query, key, value = tensors(Case(2048, 2048, group=2))
+    settings = {"vertical_size": 31, "slash_size": 101}
+    native, projected = (
+        SparsePrefill(MInference(variant=variant, **settings), NO_KEEP)(
+            query, key, value, scale=0.25, layer=0
+        )
+        for variant in ("native", "projected")
+    )
+    assert projected.kernel == "torch"
+    assert bool((native.density < 0.8 * projected.density).all())
+
+
+def test_native_with_everything_chosen_is_dense_attention():
+    query, key, value = tensors(Case(700, 900, group=2))
+    dense, full = (
+        SparsePrefill(MInference(variant=variant, ratio=1000.0), NO_KEEP)(
+            query, key, value, scale=0.2, layer=0
+        )
+        for variant in ("native", "projected")
+    )
+    torch.testing.assert_close(dense.output, full.output, atol=1e-5, rtol=1e-4)
+    assert bool((full.density == 1).all()) and bool((dense.density <= 1).all())
+
+
+def test_a_keep_policy_is_added_and_counted():
+    query, key, value = tensors(Case(1500, 1500))
+    method = MInference(vertical_size=30, slash_size=100, variant="native")
+    plain = SparsePrefill(method, NO_KEEP)(query, key, value, scale=0.2, layer=0)
+    kept = SparsePrefill(method, RR_KEEP)(query, key, value, scale=0.2, layer=0)
+    assert float(kept.density) > float(plain.density)
+    dense = SparsePrefill(MInference(ratio=1000.0), NO_KEEP)(query, key, value, scale=0.2, layer=0)
+    # The last row of blocks begins at query 1408.
+    torch.testing.assert_close(
+        kept.output[:, :, 1408:], dense.output[:, :, 1408:], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_patterns_decide_head_by_head(tmp_path):
+    query, key, _ = tensors(Case(1300, 1300, group=4))
+    method = MInference(patterns=write(tmp_path, MIXED))
+    assert method.heads_of(0, 4)[3] == ("vertical_and_slash", 1000, 6096)
+    kept = method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP).to_map()[0]
+    at, token = torch.arange(1300)[:, None], torch.arange(1300)[None, :]
+    shape = (token <= at) & ((token < 100) | (token > at - 300))
+    assert torch.equal(kept[1], blocks_of(shape))
+    # 1300 tokens are 21 tiles, fewer than the 100 a block-sparse head may take.
+    assert torch.equal(kept[2], torch.ones(11, 11, dtype=torch.bool).tril())
+    assert float(kept[0].float().mean()) < 0.5
+    assert method.heads_of(0, 4)[0] == ("vertical_and_slash", 31, 101)
+    assert MInference(ratio=0.5).heads_of(7, 1) == [("vertical_and_slash", 500, 3048)]
+
+
+def test_block_sparse_heads_take_the_best_pooled_tiles(tmp_path):
+    query, key, _ = (x.double() for x in tensors(Case(512, 512)))
+    patterns = write(tmp_path, [{"0": ["block_sparse", 0, 0, 1]}])
+    method = MInference(patterns=patterns, ratio=0.02)
+    tiles = method._tiles(query, key, [0])[0, 0]
+    rows, columns = (x.view(8, 64, 64).mean(1) for x in (query[0, 0], key[0, 0]))
+    products = rows @ columns.T
+    for row in range(8):
+        best = products[row, : row + 1].topk(min(2, row + 1)).indices.tolist()
+        assert sorted(best) == tiles[row].nonzero().flatten().tolist()
+    kept = method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP).to_map()[0, 0]
+    assert torch.equal(kept, tiles.view(4, 2, 4, 2).any(3).any(1))
+
+
+def test_first_layers_may_stay_dense():
+    query, key, _ = tensors(Case(1000, 1000))
+    method = MInference(vertical_size=30, slash_size=100, dense_layers=1)
+    counts = [
+        int(method.select(query, key, scale=0.2, layer=n, keep=NO_KEEP).counts.sum()) for n in (0, 1)
+    ]
+    assert counts[0] == 36 > counts[1]
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    query, key, _ = tensors(Case(300, 300, group=2))
+    method = MInference(patterns=write(tmp_path, MIXED))
+    with pytest.raises(ValueError, match=r"lists head 2 in layer 0, the model has 2 .* another model"):
+        method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP)
+    with pytest.raises(ValueError, match=r"has 1 layers, but layer 5 .* another model"):
+        method.select(query, key, scale=0.2, layer=5, keep=NO_KEEP)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"0": ["diagonal", 1, 2, 3]}], r"layer 0, head 0: unknown pattern 'diagonal'; .* stream_llm"),
+        ([{"0": ["stream_llm", 1]}], r"head 0: \[pattern, size, size, score\] is needed"),
+        ([{"0": ["stream_llm", 1, 2.5, 0]}], r"\[pattern, size, size, score\] is needed"),
+        ([{"x": ["stream_llm", 1, 2, 0]}], r"head x: \[pattern"),
+        ([{}, [1]], r"layer 1: an object of heads is needed, found \[1\]"),
+        ({}, "not a JSON list"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, content, message):
+    with pytest.raises(ValueError, match=f"patterns=.*{message}"):
+        MInference(patterns=write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"vertical_size": -1}, "vertical_size=-1"),
+        ({"ratio": 0.0}, r"ratio=0.0 is above 0"),
+        ({"variant": "exact"}, "variant='exact' is not one of projected, native"),
+        ({"estimator": "cuda"}, "estimator='cuda' is not one of auto, torch, triton"),
+        ({"patterns": "/no/file.json"}, "patterns=/no/file.json cannot be read"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=f"minference: .*{message}"):
+        MInference(**setting)
