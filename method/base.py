@@ -47,6 +47,10 @@ class Method(ABC):
     knob: ClassVar[Knob | None] = None
     """The setting that buys density; None for a method without one."""
 
+    causal_choice: ClassVar[bool] = True
+    """Whether later tokens never change the blocks of an earlier query block. False for methods that
+    judge a prompt by its last queries: cut into chunks, a prompt is judged chunk by chunk."""
+
     @abstractmethod
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

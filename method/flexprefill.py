@@ -65,6 +65,7 @@ class FlexPrefill(Method):
 
     paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=True, diagonal=True, last_row=False)
     knob: ClassVar[Knob | None] = Knob("gamma", 0.01, 1.0)
+    causal_choice: ClassVar[bool] = False
 
     gamma: float = 0.95
     tau_js: float = 0.1

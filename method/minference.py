@@ -75,6 +75,7 @@ class MInference(Method):
 
     paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=False, diagonal=False, last_row=False)
     knob: ClassVar[Knob | None] = Knob("ratio", 0.001, float(1 << 20))
+    causal_choice: ClassVar[bool] = False
 
     patterns: str | None = None
     vertical_size: int = 1000

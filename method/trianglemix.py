@@ -44,6 +44,7 @@ class TriangleMix(Method):
 
     paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=True, diagonal=True, last_row=False)
     knob: ClassVar[Knob | None] = Knob("window", 1, 1 << 30, whole=True)
+    causal_choice: ClassVar[bool] = False
 
     first_layer: int = 16
     sink: int = 8

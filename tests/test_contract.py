@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ import pytest
 import torch
 import yaml
 
+from method.attention import SparsePrefill
 from method.base import Method
-from method.blocks import causal_map
+from method.blocks import causal_map, visible_blocks
 from method.density import check_causal, density_by_head
 from method.keep import EQUAL_KEEP, KeepPolicy
+from method.kernels.dense import dense_prefill
+from method.kernels.reference import reference_attention
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))
+LATE = 99
+"""A layer that no method treats as an early one."""
+
 CASES = [
     Case(1, 1, group=4),
     Case(127, 127, group=7),
@@ -38,7 +45,7 @@ def build(config: Path, **overrides: Any) -> Method:
 
 def choose(method: Method, case: Case, keep: KeepPolicy, seed: int = 0):
     query, key, _ = tensors(case, seed=seed)
-    return method.select(query, key, scale=case.dim**-0.5, layer=0, keep=keep)
+    return method.select(query, key, scale=case.dim**-0.5, layer=LATE, keep=keep)
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
@@ -72,9 +79,9 @@ def test_kv_heads_may_be_repeated_or_not(config):
     case = CASES[4]
     query, key, _ = tensors(case)
     method = build(config)
-    grouped = method.select(query, key, scale=0.125, layer=0, keep=EQUAL_KEEP)
+    grouped = method.select(query, key, scale=0.125, layer=LATE, keep=EQUAL_KEEP)
     repeated = method.select(
-        query, key.repeat_interleave(case.group, 1), scale=0.125, layer=0, keep=EQUAL_KEEP
+        query, key.repeat_interleave(case.group, 1), scale=0.125, layer=LATE, keep=EQUAL_KEEP
     )
     assert torch.equal(grouped.to_map(), repeated.to_map())
 
@@ -83,28 +90,96 @@ def test_batch_items_do_not_influence_each_other(config):
     case = CASES[4]
     query, key, _ = tensors(case)
     method = build(config)
-    both = method.select(query, key, scale=0.125, layer=0, keep=EQUAL_KEEP).to_map()
-    alone = method.select(query[1:], key[1:], scale=0.125, layer=0, keep=EQUAL_KEEP).to_map()
+    both = method.select(query, key, scale=0.125, layer=LATE, keep=EQUAL_KEEP).to_map()
+    alone = method.select(query[1:], key[1:], scale=0.125, layer=LATE, keep=EQUAL_KEEP).to_map()
     assert torch.equal(both[1:], alone)
 
 
 def test_memory_layout_does_not_matter(config):
     query, key, _ = tensors(CASES[4])
     method = build(config)
-    strided = method.select(query, key, scale=0.125, layer=0, keep=EQUAL_KEEP)
-    packed = method.select(query.contiguous(), key, scale=0.125, layer=0, keep=EQUAL_KEEP)
+    strided = method.select(query, key, scale=0.125, layer=LATE, keep=EQUAL_KEEP)
+    packed = method.select(query.contiguous(), key, scale=0.125, layer=LATE, keep=EQUAL_KEEP)
     assert torch.equal(strided.to_map(), packed.to_map())
 
 
-@pytest.mark.parametrize("case", [CASES[4], CASES[6]], ids=str)
-def test_tau_one_is_dense_and_more_tau_keeps_more(config, case):
-    if not hasattr(build(config), "tau"):
-        pytest.skip(f"{config.stem} has no tau")
-    dense = choose(build(config, tau=1.0), case, NO_KEEP)
-    assert torch.equal(
-        dense.to_map(), causal_map(case.q_len, case.k_len).expand(case.batch, case.heads, -1, -1)
-    )
-    kept = [choose(build(config, tau=tau), case, EQUAL_KEEP).to_map() for tau in (0.2, 0.5, 0.9, 1.0)]
+def knob_values(method: Method) -> list[float]:
+    """Settings of the method's knob, ascending, from its lowest to its highest."""
+    assert method.knob is not None
+    low, high = method.knob.low, method.knob.high
+    inner = [0.2, 0.5, 0.9] if high == 1 else [10 * low, 100 * low, 1000 * low]
+    return [type(value)(value) for value in (low, *inner, high)]
+
+
+@pytest.mark.parametrize("case", [Case(2304, 2304, group=2), Case(257, 2500, group=3)], ids=str)
+def test_more_of_the_knob_keeps_more_and_all_of_it_everything(config, case):
+    method = build(config)
+    if method.knob is None:
+        assert method.dense, f"{config.stem} has no knob: nothing to calibrate it by"
+        return
+    assert method.knob.name in yaml.safe_load(config.read_text())
+    kept = [
+        choose(build(config, **{method.knob.name: value}), case, NO_KEEP).to_map()
+        for value in knob_values(method)
+    ]
     for less, more in itertools.pairwise(kept):
         assert not bool((less & ~more).any())
     assert int(kept[0].sum()) < int(kept[-1].sum())
+    causal = causal_map(case.q_len, case.k_len).expand(case.batch, case.heads, -1, -1)
+    assert torch.equal(kept[-1], causal)
+
+
+@pytest.mark.parametrize("case", [Case(300, 300, group=2), Case(200, 333, group=3)], ids=str)
+def test_all_of_the_knob_is_dense_attention(config, case):
+    method = build(config)
+    if method.knob is not None:
+        method = build(config, **{method.knob.name: method.knob.high})
+    query, key, value = tensors(case)
+    result = SparsePrefill(method, NO_KEEP)(query, key, value, scale=0.125, layer=LATE)
+    truth, _ = dense_prefill(query, key, value, scale=0.125)
+    torch.testing.assert_close(result.output, truth, atol=1e-5, rtol=1e-4)
+    assert result.density.shape == (case.batch, case.heads)
+    assert bool((result.density <= 1).all())
+
+
+def test_the_diagonal_is_kept_under_the_papers_own_policy(config):
+    method = build(config)
+    for case in CASES:
+        kept = choose(method, case, method.paper_keep).to_map()
+        newest = (visible_blocks(case.q_len, case.k_len) - 1).expand(case.batch, case.heads, -1)
+        assert bool(kept.gather(-1, newest[..., None]).all()), str(case)
+
+
+def test_what_comes_later_changes_nothing_before_it(config):
+    method = build(config)
+    if not method.causal_choice:
+        pytest.skip(f"{config.stem} judges a prompt by its last queries")
+    keep = KeepPolicy(sink=True, diagonal=True, last_row=False)
+    query, key, _ = (x.double() for x in tensors(Case(1664, 1664, group=2)))
+    whole = method.select(query, key, scale=0.3, layer=LATE, keep=keep).to_map()
+    rows = []
+    for start, end in ((0, 640), (640, 1280), (1280, 1664)):
+        part = method.select(
+            query[:, :, start:end], key[:, :, :end], scale=0.3, layer=LATE, keep=keep
+        ).to_map()
+        rows.append(torch.nn.functional.pad(part, (0, whole.shape[-1] - part.shape[-1])))
+    assert torch.equal(torch.cat(rows, dim=2), whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_shape_gives_a_causal_mask_and_exact_attention(config, seed):
+    rng = random.Random(seed)
+    k_len = rng.randint(1, 1500)
+    q_len = k_len if rng.random() < 0.5 else rng.randint(1, k_len)
+    case = Case(q_len, k_len, group=rng.choice([1, 3, 4]), dim=rng.choice([16, 64, 80]), batch=2)
+    method = build(config)
+    query, key, value = tensors(case, seed=seed)
+    for keep in (NO_KEEP, method.paper_keep, EQUAL_KEEP):
+        mask = method.select(query, key, scale=0.3, layer=LATE, keep=keep)
+        check_causal(mask)
+        assert not bool((keep.forced(q_len, k_len) & ~mask.to_map()).any())
+    result = SparsePrefill(method, EQUAL_KEEP)(query, key, value, scale=0.3, layer=LATE)
+    assert bool(result.output.isfinite().all()) and bool((result.density <= 1).all())
+    if result.kernel == "torch":
+        truth, _ = reference_attention(query, key, value, mask, scale=0.3)
+        torch.testing.assert_close(result.output, truth, atol=1e-5, rtol=1e-4)
