@@ -7,9 +7,12 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
 from method.kernels import antidiagonal_triton, estimate_triton, profile_triton, sparse_triton
+from method.kernels.sparse_gluon import sparse_gluon_kernel
+from method.kernels.sparse_hopper import SCHEDULES, HopperLaunch, shared_layout
 from method.kernels.triton_support import launch_for, padded_head
 from tests.conftest import INTERPRETING
 
@@ -29,7 +32,11 @@ shapes = pytest.mark.parametrize(
 
 
 def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **options):
-    """Compile as a launch with 16-byte aligned pointers and strides would."""
+    """Compile as a launch with 16-byte aligned pointers and strides would.
+
+    ``pointers`` gives the element types; a name that holds a whole type, such as a tensor
+    descriptor's, is taken as it is.
+    """
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
         if name in constants:
@@ -37,10 +44,13 @@ def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **option
         elif name == "factor":
             signature[name] = "fp32"
         else:
-            signature[name] = f"*{pointers[name]}" if name.endswith("_ptr") else "i32"
-            if name.endswith("_ptr") or name.startswith("stride_"):
+            named = pointers.get(name, "i32")
+            whole = not name.endswith("_ptr") or "[" in named
+            signature[name] = named if whole else f"*{named}"
+            if not whole or name.startswith("stride_"):
                 attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
+    kind = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
+    source = kind(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
     assert len(compiled.asm["cubin"]) > 0
     assert compiled.metadata.shared <= SHARED[chip]
@@ -67,12 +77,47 @@ def settings(kernel: str, chip: int, dtype: torch.dtype, dim: int) -> tuple[dict
 @shapes
 def test_attention_kernel_compiles(chip, dtype, dim):
     constants, options = settings("sparse", chip, dtype, dim)
-    constants |= {"ROW": BLOCK, "WITH_LSE": dim == 64}
-    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), NAMES[dtype])
+    constants |= {"ROW": BLOCK, "WITH_LSE": dim == 64, "TMA": False, "SPECIALIZE": False}
+    pointers = dict.fromkeys(("q_ptr", "keys_ptr", "values_ptr", "out_ptr"), NAMES[dtype])
     pointers |= {"lse_ptr": "fp32", "index_ptr": "i32", "count_ptr": "i32"}
     compiled = build(sparse_triton.sparse_attention_kernel, chip, pointers, constants, **options)
     if chip == 90 and dtype == torch.bfloat16:
         assert "wgmma" in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize("dim", [64, 96, 128])
+def test_attention_kernel_compiles_with_tensor_descriptors(dim):
+    padded = padded_head(dim)
+    constants = {"HEAD_DIM": dim, "PADDED": padded, "ROW": BLOCK, "BLOCK_N": 128}
+    constants |= {"WITH_LSE": False, "PRECISION": "tf32", "TMA": True, "SPECIALIZE": False}
+    pointers = {"q_ptr": "bf16", "out_ptr": "bf16", "lse_ptr": "bf16"}
+    pointers |= {"index_ptr": "i32", "count_ptr": "i32"}
+    pointers |= dict.fromkeys(("keys_ptr", "values_ptr"), f"tensordesc<bf16[1, 1, 128, {padded}]>")
+    kernel = sparse_triton.sparse_attention_kernel
+    compiled = build(kernel, 90, pointers, constants, num_warps=8, num_stages=2)
+    assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("dim", "dtype", "stages", "aligned", "with_lse"),
+    [(128, "bf16", 2, True, False), (128, "fp16", 3, False, True), (96, "bf16", 2, True, True),
+     (64, "bf16", 4, False, False)],
+)  # fmt: skip
+def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, schedule):
+    launch = HopperLaunch(stages=stages, schedule=schedule, pingpong=schedule != "static")
+    padded = padded_head(dim)
+    constants = {"HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": stages, "ALIGNED": aligned}
+    constants |= {"WITH_LSE": with_lse, "PINGPONG": launch.pingpong, "DYNAMIC": schedule == "dynamic"}
+    constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), launch.registers, strict=True))
+    tile = f"{padded}],{shared_layout(padded)!r}>"
+    pointers = {"q_desc": f"tensordesc<{dtype}[1, 1, 64, {tile}"}
+    pointers |= dict.fromkeys(("k_desc", "v_desc"), f"tensordesc<{dtype}[1, 1, 128, {tile}")
+    pointers |= {"out_ptr": dtype, "lse_ptr": "fp32" if with_lse else dtype}
+    pointers |= {"index_ptr": "i32", "count_ptr": "i32", "counter_ptr": "i32"}
+    compiled = build(sparse_gluon_kernel, 90, pointers, constants, num_warps=launch.warps)
+    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.4d", "setmaxnreg"):
+        assert needed in compiled.asm["ptx"]
 
 
 @shapes

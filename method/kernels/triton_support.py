@@ -56,13 +56,39 @@ def unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """A view of the tensor that the copy engine can read, else a contiguous copy.
+
+    It wants the last dimension contiguous, and the address and all other strides in multiples of 16
+    bytes. The stride of a dimension of size 1 is never used and may be anything.
+    """
+    unit = 16 // tensor.element_size()
+    strides = [
+        stride if size > 1 else tensor[..., 0].numel() * unit
+        for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+    ]
+    if tensor.stride(-1) != 1 or tensor.data_ptr() % 16 or any(s % unit or not s for s in strides):
+        return tensor.contiguous()
+    return tensor.as_strided(tensor.shape, (*strides, 1))
+
+
 @dataclass(frozen=True)
 class Launch:
-    """Launch settings of one kernel: tokens (or strides) per step, warps and pipeline stages."""
+    """Launch settings of one kernel.
+
+    Attributes:
+        block_n: tokens (or strides) per step.
+        num_warps: warps per program.
+        num_stages: pipeline stages.
+        tma: load keys and values by tensor descriptor (9.0 and newer).
+        specialize: let Triton give loads and products to different warps.
+    """
 
     block_n: int
     num_warps: int
     num_stages: int
+    tma: bool = False
+    specialize: bool = False
 
 
 # For 16-bit inputs: (lowest, highest capability), then settings by padded head size. The last row

@@ -9,6 +9,7 @@ from method.attention import block_sparse_attention
 from method.blocks import BlockMask
 from method.kernels.reference import reference_attention
 from method.kernels.sparse_triton import block_sparse_triton
+from method.kernels.triton_support import Launch
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
 from tests.conftest import INTERPRETING
 
@@ -20,11 +21,17 @@ bf16_on_gpu = pytest.mark.skipif(INTERPRETING, reason="the interpreter computes 
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=bf16_on_gpu)]
 
 
-def check(case: Case, dtype: torch.dtype, device: str, mask: BlockMask | None = None) -> None:
+def check(
+    case: Case,
+    dtype: torch.dtype,
+    device: str,
+    mask: BlockMask | None = None,
+    launch: Launch | None = None,
+) -> None:
     query, key, value = tensors(case, dtype, device)
     mask = random_mask(case, device) if mask is None else mask
     truth, truth_lse = reference_attention(query, key, value, mask, scale=0.1)
-    output, lse = block_sparse_triton(query, key, value, mask, scale=0.1, with_lse=True)
+    output, lse = block_sparse_triton(query, key, value, mask, scale=0.1, with_lse=True, launch=launch)
     assert output.shape == query.shape and output.dtype == dtype
     torch.testing.assert_close(output, truth, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(lse, truth_lse, atol=1e-4, rtol=1e-4)
@@ -34,6 +41,14 @@ def check(case: Case, dtype: torch.dtype, device: str, mask: BlockMask | None = 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernel_matches_the_reference(case, dtype, kernel_device, poisoned):
     check(case, dtype, kernel_device)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tensor_descriptors_give_the_same(case, kernel_device, poisoned):
+    if not INTERPRETING and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("needs the copy engine of 9.0 and newer")
+    launch = Launch(128, 8, 2, tma=True)
+    check(case, torch.float16, kernel_device, launch=launch)
 
 
 def test_kernel_matches_the_reference_at_4096(kernel_device, poisoned):
