@@ -12,6 +12,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks, visible_blocks
 from method.keep import KeepPolicy
+from method.kernels.line_attention import mean_tiles
 from method.vertical_slash import ESTIMATORS, line_map, profile, take_highest
 
 
@@ -119,7 +120,7 @@ class FlexPrefill(Method):
         most = num_blocks(k_len if self.max_budget is None else min(self.max_budget, k_len))
         budgets = [blocks_for(part, self.gamma).clamp(least, most) for part in (by_key, by_distance)]
         aware = torch.zeros(query.shape[:2], dtype=torch.bool, device=query.device)
-        pooled = mean_blocks(key)
+        pooled = mean_tiles(key, BLOCK)
         if self.tau_js > 0:
             aware = self._distance(query, pooled, vertical, scale) < self.tau_js
             budgets = [budget.masked_fill(aware, least) for budget in budgets]
@@ -131,7 +132,7 @@ class FlexPrefill(Method):
         if self.tau_js > 0:
             item, head = aware.nonzero(as_tuple=True)
             if len(item):
-                rows = mean_blocks(query[item, head][:, None])[:, 0]
+                rows = mean_tiles(query[item, head][:, None], BLOCK)[:, 0]
                 columns = pooled[item, head // (query.shape[1] // key.shape[1])]
                 chosen[item, head] |= pooled_map(rows, columns, scale, self.gamma, q_len, k_len)
         return chosen
@@ -165,15 +166,6 @@ def blocks_for(profile: Tensor, gamma: float) -> Tensor:
 def pool_sums(profile: Tensor) -> Tensor:
     """Sums over blocks of 128 from index 0: ``[..., ceil(tokens / 128)]``."""
     return F.pad(profile, (0, -profile.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK)).sum(-1)
-
-
-def mean_blocks(tensor: Tensor) -> Tensor:
-    """Mean vector of every block of 128 tokens: ``[B, H, ceil(L / 128), D]``, fp32 or fp64."""
-    work = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    length = tensor.shape[2]
-    sums = F.pad(tensor, (0, 0, 0, -length % BLOCK)).unflatten(2, (-1, BLOCK)).sum(3, dtype=work)
-    starts = torch.arange(sums.shape[2], device=tensor.device) * BLOCK
-    return sums / (length - starts).clamp(max=BLOCK)[:, None]
 
 
 def pooled_map(

@@ -134,7 +134,7 @@ class MInference(Method):
         chosen = torch.empty(batch, heads, *causal.shape, dtype=torch.bool, device=device)
         members = {kind: [h for h in range(heads) if plan[h][0] == kind] for kind in PATTERNS}
         if members[LINES]:
-            lines = self._lines(query, key, scale, plan, members[LINES])
+            lines = self.lines(query, key, scale, plan, members[LINES])
             chosen[:, members[LINES]] = project_lines(*lines, q_len, k_len)
         if members[A_SHAPE]:
             sizes = self._a_shapes(plan, members[A_SHAPE], k_len, device)
@@ -196,7 +196,7 @@ class MInference(Method):
         q_len, k_len = query.shape[2], key.shape[2]
         kind = plan[members[0]][0]
         if kind == LINES:
-            columns, slashes = self._lines(query, key, scale, plan, members)
+            columns, slashes = self.lines(query, key, scale, plan, members)
             return native.line_cover(columns.flatten(0, 1), slashes.flatten(0, 1), q_len, k_len)
         if kind == BLOCKS:
             return native.tile_cover(self._tiles(query, key, members).flatten(0, 1), k_len)
@@ -204,7 +204,7 @@ class MInference(Method):
         tiles = native.tile_a_shape(q_len, k_len, *sizes, query.device)
         return native.tile_cover(tiles.repeat(query.shape[0], 1, 1), k_len)
 
-    def _lines(
+    def lines(
         self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
     ) -> tuple[Tensor, Tensor]:
         """Chosen keys and distances, bool ``[B, members, Lk]`` each."""

@@ -8,7 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rr_bench.config import CONF, ConfigError, read_settings
+from rr_bench.config import CONF, ConfigError, RunSettings, read_settings
 from rr_bench.overrides import prepare
 from rr_bench.run import run
 
@@ -22,7 +22,23 @@ def _composed(config: DictConfig) -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-    sys.exit(run(settings))
+    sys.exit(VERBS[settings.verb](settings))
+
+
+def _calibrate(settings: RunSettings) -> int:
+    # Imported here, and so below, because a run that has nothing left to do starts without torch.
+    from rr_bench.calibrate import calibrate
+
+    return calibrate(settings)
+
+
+def _search(settings: RunSettings) -> int:
+    from rr_bench.search import search
+
+    return search(settings)
+
+
+VERBS = {"run": run, "calibrate": _calibrate, "search": _search}
 
 
 def main() -> None:

@@ -45,6 +45,12 @@ class MethodSpec:
         """Module of the class."""
         return self.target.rpartition(".")[0]
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Settings that name a file, and the file's hash: a pattern file counts by its content."""
+        named = {key: Path(value) for key, value in self.params.items() if isinstance(value, str)}
+        return {key: file_hash(path) for key, path in named.items() if path.is_file()}
+
 
 @dataclass(frozen=True)
 class TaskSpec:

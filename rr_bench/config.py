@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 BACKENDS = ("auto", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
+VERBS = ("run", "calibrate", "search")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
 
@@ -81,6 +82,8 @@ class RunSettings:
     seed: int = 42
     newline_stop: bool = False
     data: DataSettings = field(default_factory=DataSettings)
+    verb: str = "run"
+    target_density: float | None = None
     dry_run: bool = False
 
 
@@ -161,6 +164,11 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
     if settings.backend not in BACKENDS:
         raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
+    if settings.verb not in VERBS:
+        raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
+    target = settings.target_density
+    if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
+        raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
     check_keep(settings.keep)
 
 

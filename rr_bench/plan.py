@@ -199,7 +199,7 @@ def _cell(
         "model": model.fingerprint,
         "dtype": model.dtype,
         "device": model.device.name,
-        "method": {"target": method.target, "params": method.params},
+        "method": {"target": method.target, "params": method.params, "files": method.files},
         "keep": keep,
         "backend": settings.backend,
         "task": task.name,

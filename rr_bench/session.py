@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
+from torch import Tensor
 
 from method.attention import SparsePrefill
 from method.base import Method
@@ -31,6 +32,7 @@ from rr_bench.hook import sparse_prefill
 from rr_bench.lm import OutOfMemory, SparseHFLM
 from rr_bench.models import load_model
 from rr_bench.plan import Cell, ModelFacts
+from rr_bench.recorder import Recorder
 from rr_bench.records import SampleRecord
 from rr_bench.store import CellWriter, Store
 
@@ -68,7 +70,7 @@ class Session:
             trust_remote_code=settings.model.trust_remote_code,
         )
         limit = UNLIMITED if settings.model.allow_extrapolation else max_positions(model.config)
-        dense = SparsePrefill(_method("method.full.FullAttention", {}), NO_KEEP, settings.backend)
+        dense = SparsePrefill(build_method("method.full.FullAttention", {}), NO_KEEP, settings.backend)
         self.lm = SparseHFLM(
             loaded.model,
             loaded.tokenizer,
@@ -82,7 +84,7 @@ class Session:
         """Build the cell's method, make it the model's prefill, and open the store for it."""
         if self.lm.device.type == "cuda":
             torch.cuda.empty_cache()
-        method = _method(cell.method.target, cell.method.params)
+        method = build_method(cell.method.target, cell.method.params)
         if method.dense != cell.method.dense:
             raise CellFailed(
                 f"{cell.method.target} has dense={method.dense}, its source says {cell.method.dense}: "
@@ -91,6 +93,24 @@ class Session:
         keep = keep_policy(cell.keep, method)
         self.lm.prefill = SparsePrefill(method, keep, self.settings.backend)
         return store.open_cell(cell.settings, cell.label, cell.info(vars(keep)), self._environment())
+
+    def prompts(self, cell: Cell) -> list[Tensor]:
+        """What prefill gets of the cell's prompts, all tokens but the last: int64 ``[1, L]`` each.
+
+        Raises:
+            CheckpointError: the length is beyond the model.
+        """
+        check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
+        docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
+        ids = [self.lm.tok_encode(doc["prompt"])[:-1] for doc in docs]
+        return [torch.tensor([one], device=self.lm.device) for one in ids]
+
+    @torch.no_grad()
+    def prefill(self, ids: Tensor, prefill: SparsePrefill) -> Recorder:
+        """Run the decoder body once over ``ids`` under ``prefill``; what the hook saw."""
+        with sparse_prefill(self.lm.model, prefill) as recorder:
+            self.lm.model.base_model(input_ids=ids, use_cache=False)
+        return recorder
 
     def run_cell(
         self, cell: Cell, writer: CellWriter, progress: Callable[[SampleRecord], None]
@@ -195,12 +215,10 @@ class Session:
             self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]
         return self._task[1]
 
-    @torch.no_grad()
     def _warm_up(self) -> None:
         """Compile kernels and wake thread pools before anything is timed."""
         ids = torch.ones(1, 1024, dtype=torch.long, device=self.lm.device)
-        with sparse_prefill(self.lm.model, self.lm.prefill):
-            self.lm.model.base_model(input_ids=ids, use_cache=False)
+        self.prefill(ids, self.lm.prefill)
         if self.lm.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -228,7 +246,8 @@ def describe(error: Exception, length: int) -> str:
     return text
 
 
-def _method(target: str, params: Mapping[str, Any]) -> Method:
+def build_method(target: str, params: Mapping[str, Any]) -> Method:
+    """The method that a class name and its settings describe."""
     method = instantiate({"_target_": target, **params})
     if not isinstance(method, Method):
         raise CellFailed(f"{target} is no subclass of method.base.Method")

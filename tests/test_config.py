@@ -252,6 +252,31 @@ def test_what_changes_the_key_and_what_does_not(planned):
     assert {i for i, (a, b) in enumerate(zip(base, kept, strict=True)) if a == b} == dense
 
 
+def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):
+    path = tmp_path / "patterns.json"
+    methods = [{"name": "minference", "patterns": str(path)}]
+
+    def key(content):
+        path.write_text(content)
+        plan = make_plan(replace(planned, methods=methods, lengths=[2048], tasks=["json_kv"]))
+        return cell_key(plan.cells[0].settings)
+
+    assert key("[{}]") == key("[{}]") != key("[{}, {}]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verb": "calibrat"}, "did you mean 'calibrate'"),
+        ({"verb": "calibrate"}, "target_density=None"),
+        ({"verb": "calibrate", "target_density": 50}, "target_density=50.* between 0 and 1"),
+    ],
+)
+def test_verbs_and_their_settings_are_checked(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(**changes)
+
+
 def test_planning_imports_neither_torch_nor_transformers(checkpoint, tmp_path):
     code = (
         "import sys\n"

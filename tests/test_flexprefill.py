@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from method.flexprefill import FlexPrefill, blocks_for, mean_blocks, pool_sums, pooled_map
+from method.flexprefill import FlexPrefill, blocks_for, pool_sums, pooled_map
 from method.keep import KeepPolicy
+from method.kernels.line_attention import mean_tiles
 from method.kernels.profile import attention_profile
 from tests.attention_cases import NO_KEEP, Case, tensors
 
@@ -41,7 +42,7 @@ def test_profiles_are_pooled_from_the_far_end():
         sum(range(128, 256)),
         sum(range(256, 300)),
     ]
-    means = mean_blocks(torch.arange(130.0).view(1, 1, 130, 1))
+    means = mean_tiles(torch.arange(130.0).view(1, 1, 130, 1), 128)
     assert means.flatten().tolist() == [63.5, 128.5]
 
 

@@ -53,11 +53,13 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("method", "store", "tasks", "planning", "model"),
         ("torch", "transformers", "datasets", "lm_eval", "hydra", "tqdm"),
     ),
-    "run": (
-        ("rr_bench.run", "rr_bench.__main__"),
-        ("store", "report", "planning", "session"),
-        ("hydra", "omegaconf", "tqdm"),
+    "run": (("rr_bench.run",), ("store", "report", "planning", "session"), ("tqdm",)),
+    "verbs": (
+        ("rr_bench.calibrate", "rr_bench.search"),
+        ("method", "planning", "session", "run"),
+        ("torch",),
     ),
+    "main": (("rr_bench.__main__",), ("planning", "run", "verbs"), ("hydra", "omegaconf")),
 }
 
 LATE_TORCH = ("rr_bench.device",)

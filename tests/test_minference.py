@@ -121,11 +121,11 @@ def test_sizes_by_hand():
 def test_first_keys_and_near_distances_come_first():
     query, key, _ = tensors(Case(2000, 2000, group=2))
     method = MInference(vertical_size=0, slash_size=0)
-    columns, slashes = method._lines(query, key, 0.25, method.heads_of(0, 2), [0, 1])
+    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 2), [0, 1])
     assert columns.nonzero()[:, 2].tolist() == [*range(30)] * 2
     assert slashes.nonzero()[:, 2].tolist() == [*range(50)] * 2
     method = MInference(vertical_size=31, slash_size=101)
-    columns, slashes = method._lines(query, key, 0.25, method.heads_of(0, 2), [1])
+    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 2), [1])
     # The one free place goes to what the last 64 queries look at most.
     logits = query[0, 1, -64:] @ key[0, 0].T * 0.25
     future = torch.arange(2000) > torch.arange(1936, 2000)[:, None]

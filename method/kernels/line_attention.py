@@ -144,13 +144,13 @@ def pair_density(pairs: Tensor, q_len: int, k_len: int) -> Tensor:
     return (pairs / float(causal_blocks(q_len, k_len) * BLOCK * BLOCK)).clamp(max=1).float()
 
 
-def mean_tiles(tensor: Tensor) -> Tensor:
-    """Mean vector of every 64 tokens: ``[B, H, ceil(L / 64), D]``, fp32 or fp64."""
+def mean_tiles(tensor: Tensor, size: int = TILE) -> Tensor:
+    """Mean vector of every ``size`` tokens: ``[B, H, ceil(L / size), D]``, fp32 or fp64."""
     work = torch.promote_types(tensor.dtype, torch.float32)
     length = tensor.shape[2]
-    sums = F.pad(tensor, (0, 0, 0, -length % TILE)).unflatten(2, (-1, TILE)).sum(3, dtype=work)
-    starts = torch.arange(sums.shape[2], device=tensor.device) * TILE
-    return sums / (length - starts).clamp(max=TILE)[:, None]
+    sums = F.pad(tensor, (0, 0, 0, -length % size)).unflatten(2, (-1, size)).sum(3, dtype=work)
+    starts = torch.arange(sums.shape[2], device=tensor.device) * size
+    return sums / (length - starts).clamp(max=size)[:, None]
 
 
 def tile_causal(q_len: int, k_len: int, device: torch.device) -> Tensor:

@@ -1,0 +1,136 @@
+"""Calibration and pattern search on a tiny model, and their parts by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from method.base import Knob
+from method.minference import LINES, MInference
+from rr_bench.calibrate import OutOfReach, bisect, calibrate
+from rr_bench.config import DataSettings, ModelSettings, RunSettings
+from rr_bench.search import CANDIDATES, candidate_scores, search, winners
+from tests.attention_cases import Case, tensors
+from tests.tiny import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    small = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
+
+
+@pytest.fixture
+def make(checkpoint, tmp_path):
+    """Settings of a small calibration; keywords override."""
+
+    def settings(**changes) -> RunSettings:
+        defaults = {
+            "out": str(tmp_path / "out"),
+            "model": ModelSettings(path=str(checkpoint), name="tiny"),
+            "methods": ["full", "rr", {"name": "streaming", "sink": 0}],
+            "tasks": ["recall_prefill"],
+            "lengths": [2048],
+            "samples": 1,
+            "device": "cpu",
+            "target_density": 0.6,
+            "data": DataSettings(),
+        }
+        return RunSettings(**{**defaults, **changes})
+
+    return settings
+
+
+def test_bisection_by_hand():
+    share = Knob("tau", 0.01, 1.0)
+    value, found, tried = bisect(lambda tau: tau**2, share, 0.25, 1000)
+    assert value == pytest.approx(0.5, abs=0.01) and found == value**2
+    assert [pair[0] for pair in tried[:3]] == [0.01, 0.505, 0.2575][: len(tried[:3])]
+    tokens = Knob("window", 1, 1 << 30, whole=True)
+    value, found, tried = bisect(lambda size: size / 4000, tokens, 0.5, 4000)
+    assert value == int(value) and value == pytest.approx(2000, abs=20)
+    assert max(pair[0] for pair in tried) <= 4000
+
+
+def test_a_step_that_jumps_over_the_target_gives_the_nearer_side():
+    value, found, tried = bisect(
+        lambda tau: 0.45 if tau < 0.7 else 0.9, Knob("tau", 0.01, 1.0), 0.5, 1000
+    )
+    assert found == 0.45 and value < 0.7 and len(tried) > 8
+
+
+def test_too_low_a_target_says_so():
+    with pytest.raises(OutOfReach, match=r"tau=0.01 already computes 0.300 .* target_density=0.2"):
+        bisect(lambda tau: 0.3, Knob("tau", 0.01, 1.0), 0.2, 1000)
+
+
+def test_methods_reach_the_wanted_density_in_a_run(make, capsys):
+    settings = make()
+    assert calibrate(settings) == 0
+    written = json.loads((Path(settings.out) / "calibration-0.6.json").read_text())
+    assert [answer["knob"] for answer in written["methods"]] == ["tau", "window"]
+    assert all(answer["density"] == pytest.approx(0.6, abs=0.06) for answer in written["methods"])
+    sink = written["methods"][1]["method"]
+    assert sink == {"name": "streaming", "sink": 0, "window": sink["window"]}
+    out = capsys.readouterr().out
+    assert "methods='[full,{name: rr, tau: " in out and "{name: streaming, sink: 0, window: " in out
+
+
+def test_a_method_out_of_reach_fails_alone(make, capsys):
+    settings = make(methods=["rr", "trianglemix"], target_density=0.5)
+    assert calibrate(settings) == 1
+    written = json.loads((Path(settings.out) / "calibration-0.5.json").read_text())
+    assert [answer["method"]["name"] for answer in written["methods"]] == ["rr"]
+    assert "trianglemix" in capsys.readouterr().err
+
+
+def test_candidates_are_scored_by_the_mass_they_keep():
+    query, key, _ = (x.double() for x in tensors(Case(1400, 1400, group=2, kv_heads=2)))
+    scores = candidate_scores(query, key, 0.2)
+    assert scores.shape == (len(CANDIDATES), 4)
+    weights = query @ key.repeat_interleave(2, 1).transpose(-1, -2) * 0.2
+    future = torch.ones(1400, 1400, dtype=torch.bool).triu(1)
+    weights = weights.masked_fill(future, -torch.inf).softmax(-1)[0, :, 700:]
+    at, token = torch.arange(700, 1400)[:, None], torch.arange(1400)[None, :]
+    shape = (token < 100) | (token > at - 800)
+    assert scores[0].tolist() == pytest.approx((weights * shape).sum(-1).mean(-1).tolist())
+    columns, slashes = MInference(vertical_size=30, slash_size=800).lines(
+        query, key, 0.2, [(LINES, 30, 800)] * 4, [0, 1, 2, 3]
+    )
+    seen = columns[0, :, None, :] | slashes[0][:, (at - token).clamp(min=0)]
+    assert scores[1].tolist() == pytest.approx((weights * seen).sum(-1).mean(-1).tolist())
+    # 3500 lines are more than there are keys.
+    assert scores[4].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_winners_are_saved_as_lines():
+    scores = torch.zeros(len(CANDIDATES), 3)
+    scores[0, 0] = scores[5, 1] = scores[3, 2] = scores[4, 2] = 0.5
+    found = {1: [scores, scores]}
+    assert winners(found, as_saved=False) == [
+        {},
+        {
+            "0": ["stream_llm", 100, 800, 0.5],
+            "1": ["block_sparse", 8, 1, 0.5],
+            "2": [LINES, 500, 700, 0.5],
+        },
+    ]
+    saved = winners(found, as_saved=True)[1]
+    assert saved["0"] == [LINES, 100, 800, 0.5] and saved["1"] == [LINES, 1000, 6096, 0.5]
+
+
+def test_a_search_writes_files_that_the_method_reads(make, checkpoint):
+    settings = make(methods=["full"])
+    assert search(settings) == 0
+    for name in ("patterns.json", "patterns_found.json"):
+        method = MInference(patterns=str(Path(settings.out) / name))
+        for layer in (0, 1):
+            assert all(math.isfinite(a + b) for _, a, b in method.heads_of(layer, 2))
+        with pytest.raises(ValueError, match="another model"):
+            method.heads_of(2, 2)
+        with pytest.raises(ValueError, match="another model"):
+            method.heads_of(0, 1)
