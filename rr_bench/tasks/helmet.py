@@ -87,9 +87,7 @@ def check_row(
         raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
     missing = [field for field in required if not any(name in row for name in field.split("|"))]
     if missing:
-        raise ValueError(
-            f"{where}: unknown layout, without the fields {missing}; it has {sorted(row)}"
-        )
+        raise ValueError(f"{where}: unknown layout, without the fields {missing}; it has {sorted(row)}")
     if known is None:
         return row
     if notes is not None:

@@ -88,7 +88,7 @@ def _token_f1(prediction: str, gold: str) -> float:
 
 
 def rouge(prediction: str, golds: Sequence[str]) -> dict[str, float]:
-    """``rougeL`` and ``rougeLsum``, F1 and recall, each the best over the golds (package rouge_score)."""
+    """``rougeL`` and ``rougeLsum``, F1 and recall, each the best over the golds."""
     scorer = _rouge_scorer()
     found = [scorer.score(target=gold, prediction=prediction) for gold in _some(golds, "rouge")]
     return {

@@ -17,6 +17,7 @@ class Notes:
         self._files: dict[str, int] = {}
         self._unknown: Counter[str] = Counter()
         self._dropped: dict[str, list[str]] = {}
+        self._flagged: dict[str, list[str]] = {}
         self._gold_lost: list[str] = []
         self._truncated = 0
         self._facts: dict[str, Any] = {}
@@ -32,6 +33,10 @@ class Notes:
     def drop(self, reason: str, which: object) -> None:
         """A row that is left out, and why."""
         self._dropped.setdefault(reason, []).append(str(which))
+
+    def flag(self, remark: str, which: object) -> None:
+        """A row that is used all the same, and what is odd about it."""
+        self._flagged.setdefault(remark, []).append(str(which))
 
     def row(self, uid: str, *, truncated: bool, gold_survived: bool | None) -> None:
         """A finished row."""
@@ -49,10 +54,12 @@ class Notes:
             **self._facts,
             "rows_in_files": dict(self._files),
             "unknown_fields": dict(sorted(self._unknown.items())),
-            "dropped": {
-                reason: {"count": len(rows), "first": rows[:NAMED]}
-                for reason, rows in self._dropped.items()
-            },
+            "dropped": _counted(self._dropped),
+            "flagged": _counted(self._flagged),
             "truncated": self._truncated,
             "gold_lost": {"count": len(self._gold_lost), "uids": list(self._gold_lost)},
         }
+
+
+def _counted(found: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {why: {"count": len(rows), "first": rows[:NAMED]} for why, rows in found.items()}

@@ -18,9 +18,7 @@ def parse_rankings(text: str) -> dict[str, int]:
     """
     bare = re.sub(r"[\[\]:]", "", text).lower().replace("id", "")
     chains = CHAIN.findall(bare)
-    items = (
-        [item.strip() for item in max(chains, key=len).split(">")] if chains else [text.strip()]
-    )
+    items = [item.strip() for item in max(chains, key=len).split(">")] if chains else [text.strip()]
     scores: dict[str, int] = {}
     for place, item in enumerate(items):
         scores.setdefault(item, len(items) - place)
