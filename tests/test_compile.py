@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
-from method.kernels import antidiagonal_triton, estimate_triton, profile_triton, sparse_triton
+from method.kernels import (
+    antidiagonal_triton,
+    estimate_once,
+    estimate_triton,
+    profile_triton,
+    select_triton,
+    sparse_triton,
+)
 from method.kernels.sparse_gluon import sparse_gluon_kernel
 from method.kernels.sparse_hopper import SCHEDULES, HopperLaunch, shared_layout
 from method.kernels.triton_support import launch_for, padded_head
@@ -164,6 +172,36 @@ def test_profile_kernels_compile(chip, dtype, dim, last):
     build(profile_triton.profile_sums_kernel, chip, pointers, constants, **options)
     constants["PIECE"] = profile_triton.PIECE
     build(profile_triton.profile_lse_kernel, chip, pointers, constants, **options)
+
+
+@pytest.mark.parametrize("stride", [4, 8, 64])
+@shapes
+def test_one_product_estimate_compiles(chip, dtype, dim, stride):
+    constants, options = settings("once", chip, dtype, dim)
+    constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
+    constants |= {"SPAN": estimate_once.SPAN_STRIDES}
+    pointers = {
+        "q_ptr": NAMES[dtype],
+        "pooled_ptr": NAMES[dtype],
+        "starts_ptr": "i32",
+        "lse_ptr": "fp32",
+    }
+    build(estimate_once.sample_lse_kernel, chip, pointers, constants, **options)
+    if dim == 128 and chip == 90:
+        constants = {"STRIDE": stride, "PER": BLOCK // stride, "CHUNK": 16 * stride}
+        pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32", "starts_ptr": "i32"}
+        build(estimate_once.sample_mass_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize("chip", SHARED)
+@pytest.mark.parametrize("width", [16, 1024, 4096])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_selection_kernel_compiles(chip, width, legacy):
+    constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "LEGACY": legacy}
+    constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True}
+    pointers = {"scores_ptr": "fp32", "share_ptr": "fp64", "index_ptr": "i32", "count_ptr": "i32"}
+    warps = max(1, width // (32 * select_triton.LANE_SCORES))
+    build(select_triton.select_kernel, chip, pointers, constants, num_warps=warps)
 
 
 @pytest.mark.parametrize("chip", [70, 86, 89, 120])

@@ -103,9 +103,14 @@ _ESTIMATE = (
     ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 3)}),
     ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
 )
+_ONCE = (
+    ((90, 110), {64: Launch(128, 8, 3), 128: Launch(128, 8, 2)}),
+    ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 3)}),
+    ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
+)
 _FLOAT32 = Launch(32, 8, 1)
 _INTERPRETER = Launch(64, 4, 1)
-_TABLES = {"sparse": _SPARSE, "estimate": _ESTIMATE}
+_TABLES = {"sparse": _SPARSE, "estimate": _ESTIMATE, "once": _ONCE}
 
 
 def padded_head(head_dim: int) -> int:
@@ -114,7 +119,7 @@ def padded_head(head_dim: int) -> int:
 
 
 def launch_for(kernel: str, chip: int, head_dim: int, dtype: torch.dtype) -> Launch:
-    """Launch settings of ``kernel`` ("sparse" or "estimate") on a chip of capability ``chip``.
+    """Launch settings of ``kernel`` ("sparse", "estimate" or "once") on a chip of capability ``chip``.
 
     Float32 needs twice the shared memory of the 16-bit types and takes one setting for all; so
     does the interpreter (``chip`` 0), where time goes by the step, not by its size.

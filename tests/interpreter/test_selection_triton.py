@@ -1,0 +1,111 @@
+"""RR's selection on the GPU against its PyTorch twins: on a GPU, or through the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from method.blocks import causal_map
+from method.density import check_causal
+from method.keep import RR_KEEP, KeepPolicy
+from method.kernels.estimate import block_scores
+from method.kernels.estimate_once import scores_by_heads, select_once
+from method.kernels.select_triton import select_blocks_triton
+from method.threshold import select_blocks
+from tests.attention_cases import NO_KEEP, Case, tensors
+from tests.conftest import INTERPRETING
+
+pytestmark = pytest.mark.interpreter
+
+bf16_on_gpu = pytest.mark.skipif(INTERPRETING, reason="the interpreter computes bf16 wrongly")
+DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=bf16_on_gpu)]
+SINK_ONLY = KeepPolicy(sink=True, diagonal=False, last_row=False)
+# Every stride, group and head size; ragged ends, and shifts that are not whole strides or blocks.
+CASES = [
+    (Case(1, 1, group=4, dim=64), 4),
+    (Case(127, 127, group=7, dim=96), 8),
+    (Case(129, 129, group=1, dim=64, kv_heads=2), 32),
+    (Case(1000, 1000, group=4, dim=64, kv_heads=2, batch=2), 8),
+    (Case(1000, 1000, group=1, dim=128), 64),
+    (Case(257, 700, group=7, dim=64), 16),
+    (Case(200, 333, group=8, dim=96), 4),
+    (Case(100, 2305, group=2, dim=64), 8),
+]
+
+
+def random_scores(lengths: tuple[int, int], heads: int, power: float, device: str, seed: int = 0):
+    """Scores that a few blocks dominate; what lies above the diagonal is poison for the kernel."""
+    generator = torch.Generator().manual_seed(seed)
+    visible = causal_map(*lengths)
+    drawn = torch.rand(2, heads, *visible.shape, generator=generator) ** power
+    truth = (drawn * visible).to(device)
+    return truth, torch.where(visible, drawn, torch.nan).to(device)
+
+
+@pytest.mark.parametrize("keep", [RR_KEEP, NO_KEEP, SINK_ONLY], ids=["rr", "none", "sink"])
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("tau", [1e-6, 0.5, 0.95, 0.9999, 1.0])
+def test_selection_is_the_twins(tau, selector, keep, kernel_device, poisoned):
+    for lengths, power in (((1000, 1000), 6.0), ((257, 1400), 30.0), ((2048, 2048), 2.0)):
+        truth, scores = random_scores(lengths, 2, power, kernel_device)
+        options = {"tau": tau, "selector": selector, "keep": keep}
+        mask = select_blocks_triton(scores, *lengths, **options)
+        check_causal(mask)
+        assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+def test_ties_zeros_and_equal_rows(selector, kernel_device, poisoned):
+    lengths = (1024, 1024)
+    generator = torch.Generator().manual_seed(1)
+    levels = torch.randint(0, 4, (1, 6, 8, 8), generator=generator).float()
+    levels[:, 4], levels[:, 5] = 1.0, 0.0
+    scores = (levels * causal_map(*lengths)).to(kernel_device)
+    for tau in (0.25, 0.5, 0.75, 0.999):
+        for keep in (NO_KEEP, RR_KEEP):
+            options = {"tau": tau, "selector": selector, "keep": keep}
+            mask = select_blocks_triton(scores, *lengths, **options)
+            assert torch.equal(mask.to_map(), select_blocks(scores, *lengths, **options))
+
+
+def test_a_tau_for_every_head(kernel_device, poisoned):
+    truth, scores = random_scores((1000, 1000), 3, 4.0, kernel_device)
+    options = {"tau": [0.3, 1.0, 0.8], "selector": "legacy", "keep": NO_KEEP}
+    mask = select_blocks_triton(scores, 1000, 1000, **options)
+    assert torch.equal(mask.to_map(), select_blocks(truth, 1000, 1000, **options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("case", "stride"), CASES, ids=str)
+def test_scores_match_the_twin(case, stride, dtype, kernel_device, poisoned):
+    query, key, _ = tensors(case, dtype, kernel_device)
+    truth = block_scores(query, key, scale=0.2, stride=stride).flatten(0, 1)
+    visible = causal_map(case.q_len, case.k_len, kernel_device)
+    # Scratch for one head at a time, so that heads are worked on in turns.
+    seen = 0
+    for first, scores in scores_by_heads(query, key, scale=0.2, stride=stride, scratch=1):
+        part = torch.where(visible, scores, 0)
+        torch.testing.assert_close(part, truth[first : first + len(part)], atol=5e-5, rtol=2e-4)
+        seen += len(part)
+    assert seen == len(truth)
+
+
+@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("option", [{}, {"offset": "head_layer", "layer": 3}, {"offset": 5}], ids=str)
+def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
+    query, key, _ = tensors(Case(1000, 1000, group=4, batch=2), device=kernel_device)
+    scores = block_scores(query, key, scale=0.25, stride=8, **option)
+    rest = {"tau": 0.8, "selector": selector, "keep": RR_KEEP}
+    truth = select_blocks(scores, 1000, 1000, **rest)
+    mask = select_once(query, key, scale=0.25, stride=8, **option, **rest)
+    check_causal(mask)
+    assert torch.equal(mask.to_map(), truth)
+
+
+def test_bad_scores_are_refused(kernel_device):
+    scores = torch.zeros(1, 1, 8, 8, device=kernel_device)
+    options = {"tau": 0.5, "selector": "legacy", "keep": RR_KEEP}
+    with pytest.raises(ValueError, match="do not fit q_len=2000"):
+        select_blocks_triton(scores, 2000, 2000, **options)
+    with pytest.raises(ValueError, match="contiguous float32"):
+        select_blocks_triton(scores.double(), 1024, 1024, **options)
