@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 Row = dict[str, Any]
 
+CHAT = ("auto", "always", "never")
+CLINIC_SPLITS = ("validation", "test")
+
 STRICT_ROUNDS = 3
 """How often the strict truncation may cut; upstream cuts once and does not look again."""
 
@@ -40,8 +43,8 @@ class Settings:
         helmet_dir: HELMET's unpacked data; None generates the rows.
         haystack: text file for ``niah_mv``; None draws sentences from a grammar.
         strict: cut an over-long HELMET prompt until it fits instead of once.
-        chat: ``auto`` uses the chat template where HELMET does and the tokenizer has one; ``on``
-            insists on one; ``off`` never does, as for base models.
+        chat: ``auto`` uses the chat template where HELMET does and the tokenizer has one;
+            ``always`` insists on one there; ``never`` is for base models.
         clinic_split: CLINC150 split that is scored: ``validation`` (HELMET) or ``test``.
         document_floor: Llama-2 tokens a story must have; None: HELMET's own floors.
         llama2_tokenizer: folder of the tokenizer that cuts stories; None: inside ``helmet_dir``.
@@ -78,8 +81,8 @@ class Settings:
             helmet_dir=_path(metadata, "helmet_dir"),
             haystack=_path(metadata, "haystack"),
             strict=bool(metadata.get("strict_truncation", False)),
-            chat=_choice(metadata, "chat", ("auto", "on", "off")),
-            clinic_split=_choice(metadata, "clinic_split", ("validation", "test")),
+            chat=_choice(metadata, "chat", CHAT),
+            clinic_split=_choice(metadata, "clinic_split", CLINIC_SPLITS),
             document_floor=metadata.get("document_floor"),
             llama2_tokenizer=metadata.get("llama2_tokenizer"),
             hub_dir=_path(metadata, "hub_dir"),
@@ -96,9 +99,8 @@ def _positive(metadata: Mapping[str, Any], key: str, setting: str) -> int:
 
 
 def _choice(metadata: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    """One of a few words; the first is the default. YAML reads on and off as booleans."""
-    value = metadata.get(key)
-    value = {None: choices[0], True: "on", False: "off"}.get(value, value)
+    """One of a few words; the first is the default."""
+    value = metadata.get(key, choices[0])
     if value not in choices:
         raise ValueError(f"`data.{key}` must be one of {', '.join(choices)}, got {value!r}")
     return str(value)

@@ -50,15 +50,15 @@ def uses_chat(dataset: Dataset, settings: Settings) -> bool:
     """Whether this dataset's prompts are rendered with the chat template.
 
     Raises:
-        ValueError: ``data.chat=on`` and the tokenizer has no template.
+        ValueError: ``data.chat=always`` and the tokenizer has no template.
     """
-    if not dataset.chat or settings.chat == "off":
+    if not dataset.chat or settings.chat == "never":
         return False
     has_template = bool(getattr(settings.tokenizer, "chat_template", None))
-    if settings.chat == "on" and not has_template:
+    if settings.chat == "always" and not has_template:
         raise ValueError(
-            f"`data.chat`=on, but the tokenizer has no chat template for {dataset.name}: "
-            "use data.chat=auto, or off for a base model"
+            f"`data.chat`=always, but the tokenizer has no chat template for {dataset.name}: "
+            "use data.chat=auto, or never for a base model"
         )
     return has_template
 

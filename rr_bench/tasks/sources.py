@@ -1,24 +1,91 @@
-"""Which data files a task reads: part of a result's identity, known without a tokenizer."""
+"""Which data files a task reads: part of a result's identity, known without a model's tokenizer."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from rr_bench.tasks import json_kv, niah
+from rr_bench.suite import DATASETS, Dataset
+from rr_bench.tasks import alce, icl, json_kv, kilt, lexsum, narrativeqa, niah, stories
+from rr_bench.tasks.documents import tokenizer_name
 
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
+"""Tasks whose rows can be generated; the others need HELMET's data."""
 
 
-def source_files(task: str, length: int, helmet_dir: Path | None, haystack: Path | None) -> list[Path]:
+def source_files(
+    task: str,
+    length: int,
+    helmet_dir: Path | None,
+    haystack: Path | None,
+    *,
+    hub_dir: Path | None = None,
+    hub: bool = False,
+    clinic_split: str = "validation",
+    llama2_tokenizer: str | None = None,
+) -> list[Path]:
     """Files whose content decides the rows; empty if they are generated from the seed alone.
 
+    Args:
+        task: task name.
+        length: nominal length in tokens.
+        helmet_dir: HELMET's unpacked data.
+        haystack: text of ``niah_mv``.
+        hub_dir: local copies of the sets HELMET takes from the hub.
+        hub: fetch such a set where there is no copy.
+        clinic_split: CLINC150 split that is scored.
+        llama2_tokenizer: folder or hub id of the tokenizer that cuts documents.
+
     Raises:
-        ValueError: unknown task, or no HELMET file of this length.
+        ValueError: unknown task, or a file is missing.
     """
-    if task not in TASKS:
-        raise ValueError(f"`tasks`: no task {task!r}; there are {', '.join(TASKS)}")
+    if task in TASKS:
+        return _recall_files(task, length, helmet_dir, haystack)
+    if task not in DATASETS:
+        names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
+        raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
+    dataset = DATASETS[task]
+    if dataset.category == "icl":
+        icl.shots_of(dataset.knobs, length, task)
+        return icl.files(task, helmet_dir, hub_dir, hub, clinic_split)
+    if dataset.folder:
+        return _helmet_files(dataset, length, helmet_dir)
+    if task == narrativeqa.NAME:
+        found = narrativeqa.files(helmet_dir, hub_dir, hub)
+    elif task == lexsum.NAME:
+        found = lexsum.files(helmet_dir, hub_dir, hub)
+    else:
+        found = stories.files(task, helmet_dir, hub_dir, hub)
+    return found + _tokenizer_files(tokenizer_name(helmet_dir, llama2_tokenizer))
+
+
+def labelled(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by name, with their folder where a name occurs twice."""
+    names = Counter(file.name for file in files)
+    return {
+        file.name if names[file.name] == 1 else f"{file.parent.name}/{file.name}": file
+        for file in files
+    }
+
+
+def _recall_files(task: str, length: int, helmet_dir: Path | None, haystack: Path | None) -> list[Path]:
     if helmet_dir is None:
         return [haystack] if task == "niah_mv" and haystack is not None else []
     if task in niah.VARIANTS:
         return [niah.helmet_file(task, length, helmet_dir)]
     return [json_kv.helmet_file(length, helmet_dir)]
+
+
+def _helmet_files(dataset: Dataset, length: int, helmet_dir: Path | None) -> list[Path]:
+    if helmet_dir is None:
+        raise ValueError("there are no generated rows of it: set `data.helmet_dir`")
+    if dataset.category == "cite":
+        return alce.files(dataset, length, helmet_dir)
+    return kilt.files(dataset, length, helmet_dir)
+
+
+def _tokenizer_files(name: str) -> list[Path]:
+    """What decides a local tokenizer's tokens; one from the hub goes by its name in the settings."""
+    folder = Path(name).expanduser()
+    return [path for path in (folder / "tokenizer.json", folder / "tokenizer.model") if path.is_file()]

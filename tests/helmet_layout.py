@@ -1,0 +1,106 @@
+"""A folder laid out as HELMET's: from the small real subsets beside the repository, or own rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rr_bench.suite import DATASETS
+from rr_bench.tasks.stories import SPLITS
+from tests.tiny import tiny_tokenizer
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }} {{ date_string }}]{{ m['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+ASQA_PROMPT = {
+    "instruction": "Instruction: Cite.",
+    "demos": [
+        {
+            "question": f"aq{i}?",
+            "answer": f"Aa{i} [1].",
+            "docs": [{"title": f"AT{i}", "text": f"at{i}"}, {"title": "B", "text": "bt"}],
+        }
+        for i in range(4)
+    ],
+}
+QAMPARI_PROMPT = {**ASQA_PROMPT, "instruction": "Instruction: List."}
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def shared_rows(name: str) -> list[dict[str, Any]]:
+    text = (SHARED / name).read_text(encoding="utf-8")
+    return json.loads(text) if name.endswith(".json") else [json.loads(s) for s in text.splitlines()]
+
+
+def tokenizer_dir(folder: Path, *, chat: bool) -> str:
+    """A tiny tokenizer, with or without a chat template."""
+    tokenizer = tiny_tokenizer(folder)
+    if chat:
+        tokenizer.chat_template = CHAT
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_file(root: Path, dataset: str, length: int) -> Path:
+    """Where HELMET keeps a dataset's rows of one length."""
+    spec = DATASETS[dataset]
+    name = spec.pattern.format(k=spec.knobs[length])
+    return root / "data" / spec.folder / name
+
+
+def demo_file(root: Path, dataset: str) -> Path:
+    spec = DATASETS[dataset]
+    return root / "data" / spec.folder / spec.demos
+
+
+def hub_file(root: Path, name: str, split: str) -> Path:
+    return root / "data" / "hub" / name / f"{split}.jsonl"
+
+
+def lay_out(root: Path, length: int = 8192) -> Path:
+    """Everything there is a real subset of, under HELMET's names; TREC and PopQA have none."""
+    write_jsonl(test_file(root, "json_kv", length), shared_rows("json_kv_k75.jsonl"))
+    write_jsonl(test_file(root, "niah_mv", length), shared_rows("ruler_niah_multivalue.jsonl"))
+    for name in ("nq", "triviaqa", "hotpotqa"):
+        write_jsonl(test_file(root, f"kilt_{name}", length), shared_rows(f"kilt_{name}_k30_dep3.jsonl"))
+        write_jsonl(demo_file(root, f"kilt_{name}"), shared_rows(f"kilt_{name}_demos_k3_dep3.jsonl"))
+    rerank = "msmarco_rerank"
+    write_jsonl(test_file(root, rerank, length), shared_rows("noveleval_rerank_k20.jsonl"))
+    write_jsonl(demo_file(root, rerank), shared_rows("noveleval_rerank_demos_k10.jsonl"))
+    for name, prompt in (("asqa", ASQA_PROMPT), ("qampari", QAMPARI_PROMPT)):
+        write_json(test_file(root, f"alce_{name}", length), shared_rows(f"alce_{name}_20docs.json"))
+        write_json(root / "prompts" / f"{name}_revised.json", prompt)
+    for name, split in (
+        *(("banking77", "train"), ("banking77", "test")),
+        *(("clinic150", "train"), ("clinic150", "validation")),
+    ):
+        write_jsonl(hub_file(root, name, split), shared_rows(f"icl_{name}_{split}.jsonl"))
+    write_jsonl(hub_file(root, "nlu", "train"), shared_rows("icl_nlu_all.jsonl"))
+    infbench = "infinitebench"
+    qa, choice = SPLITS["infbench_qa"], SPLITS["infbench_choice"]
+    write_jsonl(hub_file(root, infbench, qa), shared_rows("infbench_qa_eng.jsonl"))
+    write_jsonl(hub_file(root, infbench, choice), shared_rows("infbench_choice_eng_quality.jsonl"))
+    write_jsonl(hub_file(root, "narrativeqa", "test"), shared_rows("narrativeqa.jsonl"))
+    more = [
+        {"question": {"text": row["question"]}, "answers": [{"text": a} for a in row["answers"]]}
+        for row in shared_rows("narrativeqa_more_questions.jsonl")
+    ]
+    write_jsonl(hub_file(root, "narrativeqa", "train"), more)
+    tiny_tokenizer(root / "llama2_tokenizer")
+    return root

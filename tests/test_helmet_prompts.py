@@ -1,0 +1,331 @@
+"""Golden prompts of every dataset beyond Recall, from rows small enough to write out by hand."""
+
+import json
+
+import pytest
+
+from rr_bench.suite import DATASETS
+from rr_bench.tasks import alce, icl, kilt, lexsum, narrativeqa, rerank, stories
+from rr_bench.tasks.notes import Notes
+from rr_bench.tasks.render import fill
+from rr_bench.tasks.selection import balance, label_map, text_seed
+from tests import helmet_layout as layout
+from tests.tiny import tiny_tokenizer
+
+LENGTH = 8192
+BUILDERS = {
+    **{name: kilt for name in DATASETS if name.startswith("kilt")},
+    **{name: icl for name in DATASETS if name.startswith("icl")},
+    **{name: alce for name in DATASETS if name.startswith("alce")},
+    **{name: stories for name in DATASETS if name.startswith("infbench")},
+    "msmarco_rerank": rerank,
+    "narrativeqa": narrativeqa,
+    "multi_lexsum": lexsum,
+}
+
+
+@pytest.fixture(scope="module")
+def toks(tmp_path_factory):
+    made = tmp_path_factory.mktemp("tokenizers")
+    return {chat: layout.tokenizer_dir(made / str(chat), chat=chat) for chat in (True, False)}
+
+
+@pytest.fixture
+def make(tmp_path, toks):
+    tiny_tokenizer(tmp_path / "llama2_tokenizer")
+
+    def rows(dataset, *, chat=False, setting="auto", notes=None, **metadata):
+        given = {"length": LENGTH, "samples": 600, "tokenizer": toks[chat], "document_floor": 0}
+        given |= {"helmet_dir": str(tmp_path), "dataset": dataset, "chat": setting}
+        made = BUILDERS[dataset].rows(notes=notes, **given, **metadata)
+        return sorted(made, key=lambda row: row["uid"])
+
+    return rows
+
+
+def wrapped(user):
+    """A user turn in the chat template of the tests; its date is pinned."""
+    return f"<s>[user 26 Jul 2024]{user}[assistant]"
+
+
+def ctx(name):
+    return {"title": f"T{name}", "text": f"{{text}} {name}.", "score": 1.0, "id": name}
+
+
+def doc(name):
+    return f"Document (Title: T{name}): {{text}} {name}."
+
+
+def kilt_rows(extra):
+    return [
+        {
+            "question": f"q{i}?",
+            "answers": [f"Gold{i}", "other"],
+            "ctxs": [ctx(f"{i}a"), ctx(f"{i}b")],
+            "positive_ctxs": [ctx(f"{i}a")],
+            "depth": 0.0,
+            **extra(i),
+        }
+        for i in range(2)
+    ]
+
+
+def kilt_demos(extra=lambda i: {}):
+    return [
+        {"question": f"d{i // 2}?", "answers": [f"D{i}"], "ctxs": [ctx(f"d{i}")], **extra(i)}
+        for i in range(4)
+    ]
+
+
+@pytest.mark.parametrize("name", ["kilt_nq", "kilt_triviaqa", "kilt_hotpotqa"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_kilt_golden(tmp_path, make, name, chat):
+    layout.write_jsonl(layout.test_file(tmp_path, name, LENGTH), kilt_rows(lambda i: {}))
+    layout.write_jsonl(layout.demo_file(tmp_path, name), kilt_demos())
+    for i, row in enumerate(make(name, chat=chat)):
+        order = kilt.shuffled(4, text_seed(f"q{i}?"))
+        first = next(j for j in order)
+        second = next(j for j in order if j // 2 != first // 2)
+        demos = "".join(
+            f"{doc(f'd{j}')}\n\nQuestion: d{j // 2}?\nAnswer: D{j}\n\n" for j in (first, second)
+        )
+        assert row["prompt"] == (
+            "Use the given documents to write a concise and short answer to the question. "
+            "Write your answer in the following format:\nAnswer: [answer]\n\n"
+            f"{demos}{doc(f'{i}a')}\n\n{doc(f'{i}b')}\n\nQuestion: q{i}?\nAnswer:"
+        )
+        assert json.loads(row["golds"]) == [f"Gold{i}", "other"]
+        assert json.loads(row["extra"])["gold_survived"] is True
+        assert row["lead_in"] == "Answer:"
+
+
+def test_popqa_filters_rows_and_demonstrations_and_leaves_out_the_own_id(tmp_path, make):
+    name = "kilt_popqa_3"
+    test = kilt_rows(lambda i: {"id": i, "s_pop": 999 if i == 0 else 1000})
+    pool = kilt_demos(lambda i: {"id": i, "s_pop": 5 if i < 3 else 10**6})
+    layout.write_jsonl(layout.test_file(tmp_path, name, LENGTH), test)
+    layout.write_jsonl(layout.demo_file(tmp_path, name), pool)
+    (row,) = make(name)
+    order = kilt.shuffled(2, text_seed("0"))  # of the demonstrations 1 and 2
+    shown = [f"d{[1, 2][j]}" for j in order]
+    assert row["prompt"].index(doc(shown[0])) < row["prompt"].index(doc(shown[1]))
+    assert doc("d0") not in row["prompt"] and doc("d3") not in row["prompt"]
+    assert row["prompt"].endswith("\n\nQuestion: q0?\nAnswer:")
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_rerank_golden(tmp_path, make, chat):
+    def passage(one, label):
+        return {"id": str(one), "text": f"p{one} {{x}}", "label": label}
+
+    test = [
+        {"qid": f"t{i}", "query": f"what {i}?", "ctxs": [passage(10 + i, 0), passage(20 + i, 2)]}
+        for i in range(2)
+    ]
+    pool = [
+        {
+            "qid": f"p{i}",
+            "query": f"p{i}?",
+            "ctxs": [passage(i, 0), passage(i + 4, 1), passage(i + 8, 1)],
+        }
+        for i in range(3)
+    ]
+    layout.write_jsonl(layout.test_file(tmp_path, "msmarco_rerank", LENGTH), test)
+    layout.write_jsonl(layout.demo_file(tmp_path, "msmarco_rerank"), pool)
+    for i, row in enumerate(make("msmarco_rerank", chat=chat)):
+        demos = "".join(
+            f"[ID: {j}] Document: p{j} {{x}}\n\n[ID: {j + 4}] Document: p{j + 4} {{x}}\n\n"
+            f"[ID: {j + 8}] Document: p{j + 8} {{x}}\n\nQuery: p{j}?\n"
+            f"Ranking: {j + 4} > {j + 8} > {j}\n\n"
+            for j in rerank.shuffled(3, text_seed(f"t{i}"))[:2]
+        )
+        assert row["prompt"] == (
+            "You are provided with a list of documents, each indicated by their ID. Rank each "
+            "document based on their relevance to the question in descending order from most "
+            "relelvant to least relevant texts. Include all documents in the rankings. Write your "
+            "answer using the unique IDs, with the following format:\nRanking: ID3 > ID1 > ID2\n\n"
+            f"{demos}[ID: {10 + i}] Document: p{10 + i} {{x}}\n\n"
+            f"[ID: {20 + i}] Document: p{20 + i} {{x}}\n\nQuery: what {i}?\nRanking:"
+        )
+        assert json.loads(row["extra"])["qrels"] == {str(10 + i): 0, str(20 + i): 2}
+
+
+def test_rerank_titles_and_demonstration_pool(tmp_path, make):
+    titled = [{"id": "1", "title": "A", "text": "b", "label": 1}]
+    assert rerank.passages(titled) == ["[ID: 1] Document (Title: A): b"]
+    test = [{"qid": "a"}, {"qid": "b"}]
+    small = [{"qid": q} for q in "abc"]
+    large = [{"qid": q} for q in "abcde"]
+    assert [one["qid"] for one in rerank.demo_pool(test[0], test, small)] == ["b", "c"]
+    assert [one["qid"] for one in rerank.demo_pool(test[0], test, large)] == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("name", ["alce_asqa", "alce_qampari"])
+def test_alce_golden(tmp_path, make, name, chat):
+    def row(i):
+        answers = (
+            {"qa_pairs": [{"short_answers": [f"s{i}", "t"]}]}
+            if name == "alce_asqa"
+            else {"answers": [[f"s{i}", "t"]]}
+        )
+        docs = [{"title": f"T{i}{j}", "text": f"x{{y}}{j}", "id": j} for j in range(40)]
+        return {"question": f"q{i}?", "docs": docs, "answer": "", **answers}
+
+    prompt = layout.ASQA_PROMPT if name == "alce_asqa" else layout.QAMPARI_PROMPT
+    layout.write_json(layout.test_file(tmp_path, name, LENGTH), [row(i) for i in range(2)])
+    file = f"{name.removeprefix('alce_')}_revised.json"
+    layout.write_json(tmp_path / "prompts" / file, prompt)
+    for i, made in enumerate(make(name, chat=chat)):
+        gap = "\n\n" if name == "alce_asqa" else "\n"
+        # The first two draws of random.seed(42); random.sample(4 demos, 2).
+        demos = "".join(
+            f"{prompt['instruction']}\n\nQuestion: aq{j}?\n\nDocument [1](Title: AT{j}): at{j}\n\n"
+            f"Document [2](Title: B): bt{gap}Answer: Aa{j} [1].\n\n\n"
+            for j in ((0, 3), (2, 0))[i]
+        )
+        docs = "\n\n".join(f"Document [{j + 1}](Title: T{i}{j}): x{{y}}{j}" for j in range(30))
+        user = f"{demos}{prompt['instruction']}\n\nQuestion: q{i}?\n\n{docs}"
+        assert made["prompt"] == (wrapped(user) if chat else f"{user}\n\nAnswer:")
+        assert made["lead_in"] == ("" if chat else "Answer:")
+        extra = json.loads(made["extra"])
+        assert extra["answers"] == [[f"s{i}", "t"]] and extra["retrieved"] == 40
+
+
+STORIES = [
+    {
+        "id": i,
+        "context": f"Story {i} of {{braces}}.",
+        "input": f"who {i}?",
+        "answer": [f"o{i}", "second"] if i < 2 else [f"o{i}"],
+        "options": [f"o{(i + j) % 4}" for j in range(4)][::-1],
+    }
+    for i in range(2)
+]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("name", ["infbench_qa", "infbench_choice", "infbench_sum"])
+def test_infbench_golden(tmp_path, make, name, chat):
+    layout.write_jsonl(layout.hub_file(tmp_path, "infinitebench", stories.SPLITS[name]), STORIES)
+    options = ["A. o3\nB. o2\nC. o1\nD. o0", "A. o0\nB. o3\nC. o2\nD. o1"]
+    for i, row in enumerate(make(name, chat=chat)):
+        other = 1 - i
+        if name == "infbench_qa":
+            user = (
+                "You are given a story and a question. Answer the question as concisely as you can, "
+                "using a single phrase if possible.\n\nFor example:\n\n[story text]\n"
+                f"Question: who {other}?\nAnswer: o{other}\n\nNow, read the following story:\n\n"
+                f"Story {i} of {{braces}}.\n\nQuestion: who {i}?"
+            )
+            lead, golds = "Answer:", [f"o{i}", "second"]
+        elif name == "infbench_choice":
+            user = (
+                "You are given a story and a question with multiple choices. Choose the best answer "
+                "from the options provided. Only one of the following options is correct, output the "
+                "answer using one single letter (A, B, C, or D). Don't say anything else.\n\n"
+                f"For example:\n\n[story text]\nQuestion: who {other}?\nOptions:\n{options[other]}\n"
+                "Answer: D\n\nNow, read the following story:\n\n"
+                f"Story {i} of {{braces}}.\n\nQuestion: who {i}?\nOptions:\n{options[i]}"
+            )
+            lead, golds = "Answer:", ["D", f"D. o{i}"]
+        else:
+            user = (
+                "You are given a book and you are tasked to summarize it. Write a summary of about "
+                "1000 to 1200 words. Only write about the plot and characters of the story. Do not "
+                "discuss the themes or background of the book. Do not provide any analysis or "
+                f"commentary.\n\nFor example:\n\n[story text]\nSummary: o{other}\n\n"
+                f"Now, read the following story:\n\nStory {i} of {{braces}}.\n\n"
+                "Now summarize the book."
+            )
+            lead, golds = "Summary:", [f"o{i}", "second"]
+        assert row["prompt"] == (wrapped(user) if chat else f"{user}\n\n{lead}")
+        assert json.loads(row["golds"]) == golds
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_narrativeqa_golden(tmp_path, make, chat):
+    def row(i, **more):
+        return {"question": {"text": f"q{i}?"}, "answers": [{"text": f"a{i}"}, {"text": "b"}], **more}
+
+    rows = [row(i, document={"id": str(i), "text": f"Book {i} {{x}}"}) for i in range(2)]
+    layout.write_jsonl(layout.hub_file(tmp_path, "narrativeqa", "test"), rows)
+    layout.write_jsonl(
+        layout.hub_file(tmp_path, "narrativeqa", "train"), [row(i) for i in range(10, 13)]
+    )
+    first, second = (10 + j for j in narrativeqa.shuffled(3, 42)[:2])
+    for i, made in enumerate(make("narrativeqa", chat=chat)):
+        user = (
+            "You are given a story, which can be either a novel or a movie script, and a question. "
+            "Answer the question as concisely as you can, using a single phrase if possible.\n\n"
+            f"For example:\n\nQuestion: q{first}?\nAnswer: a{first}\n\n"
+            f"Question: q{second}?\nAnswer: a{second}\n\n"
+            "Now, use the following story to answer the question:\n\n"
+            f"Book {i} {{x}}\n\nQuestion: q{i}?"
+        )
+        assert made["prompt"] == (wrapped(user) if chat else f"{user}\nAnswer:")
+        assert json.loads(made["golds"]) == [f"a{i}", "b"]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_multi_lexsum_golden(tmp_path, make, chat):
+    rows = [
+        {"id": str(i), "sources": [f"One {i} {{x}}", "Two"], "summary/short": f"short {i}"}
+        for i in range(2)
+    ]
+    dropped = {"id": "9", "sources": ["x"], "summary/short": None}
+    layout.write_jsonl(layout.hub_file(tmp_path, "multi_lexsum", "validation"), [*rows, dropped])
+    train = [{"summary/short": None if i == 1 else f"train {i}"} for i in range(3)]
+    layout.write_jsonl(layout.hub_file(tmp_path, "multi_lexsum", "train"), train)
+    first, second = (j for j in lexsum.shuffled(3, 42) if j != 1)
+    notes = Notes()
+    for i, made in enumerate(make("multi_lexsum", chat=chat, notes=notes)):
+        user = (
+            "You are given the legal documents in a civil rights lawsuit, and you are tasked to "
+            "summarize the case. Write a concise summary of one paragraph (200 to 250 words). The "
+            "summary should contain a short description of the background, the parties involved, and "
+            f"the outcomes of the case.\n\nExample summaries:\n\nSummary: train {first}\n\n"
+            f"Summary: train {second}\n\nNow, write a summary of the following legal documents.\n"
+            f"Legal documents:\nOne {i} {{x}}\n\nTwo\n\nNow please summarize the case."
+        )
+        assert made["prompt"] == (wrapped(user) if chat else f"{user}\n\nSummary:")
+    assert notes.as_dict()["dropped"]["case without a short summary"]["first"] == ["9"]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("name", sorted(icl.TASKS))
+def test_icl_golden(tmp_path, make, name, chat):
+    task = icl.TASKS[name]
+    everything = [{"text": f"text {i} {{x}}", task.field: i % 5} for i in range(20)]
+    for split in task.splits:
+        rows = everything if len(task.splits) == 1 or split == "train" else everything[:2]
+        layout.write_jsonl(layout.hub_file(tmp_path, task.hub_set, split), rows)
+    made = make(name, chat=chat)
+    assert len(made) == 2
+    order = icl.shuffled(20, 42)
+    if name == "icl_nlu":
+        train, test = [everything[i] for i in order[2:]], [everything[i] for i in order[:2]]
+    else:
+        train, test = everything, everything[:2]
+    for asked, row in zip(test, made, strict=True):
+        seed = text_seed(asked["text"], 42)
+        shown = label_map(task.classes, seed)
+        picks = balance([one[task.field] for one in train], DATASETS[name].knobs[LENGTH], seed)
+        demos = "\n\n".join(f"{train[i]['text']}\nlabel: {shown[train[i][task.field]]}" for i in picks)
+        head = "Use the provided mapping from the text to label to assign a label to the text. Only "
+        assert row["prompt"] == (
+            f'{head}output "label: {{label}}" and nothing else. \n\n{demos}\n\n{asked["text"]}\nlabel:'
+        )
+        assert json.loads(row["golds"]) == [str(shown[asked[task.field]])]
+
+
+def test_fill_is_one_pass():
+    assert fill("{a}{b}{label}", a="{b}", b="x{a}") == "{b}x{a}{label}"
+
+
+def test_chat_on_needs_a_template_and_off_uses_none(tmp_path, make):
+    layout.write_jsonl(layout.hub_file(tmp_path, "infinitebench", "longbook_qa_eng"), STORIES)
+    with pytest.raises(ValueError, match=r"`data\.chat`=always.*infbench_qa"):
+        make("infbench_qa", setting="always")
+    assert make("infbench_qa", chat=True, setting="always")[0]["lead_in"] == ""
+    assert make("infbench_qa", chat=True, setting="never")[0]["lead_in"] == "Answer:"
