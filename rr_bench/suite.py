@@ -91,7 +91,9 @@ def _kilt(name: str, rows: int, pattern: str, demos: str) -> Dataset:
 
 
 def _icl(name: str, *shots: int) -> Dataset:
-    return Dataset(f"icl_{name}", "icl", 20, 500, "exact_match", newline_stop=True, knobs=_knobs(*shots))
+    return Dataset(
+        f"icl_{name}", "icl", 20, 500, "exact_match", newline_stop=True, knobs=_knobs(*shots)
+    )
 
 
 def _alce(name: str, metric: str) -> Dataset:
