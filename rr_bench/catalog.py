@@ -20,6 +20,8 @@ from rr_bench.fingerprint import ROOT as SOURCE_ROOT
 from rr_bench.fingerprint import file_hash, module_file, source_closure
 
 TASKS = ROOT / "tasks"
+BY_LENGTH = "by_length"
+"""Tasks with their length in the name, for lm-eval's own command line; `lengths` says it here."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def expand_task(name: str, root: Path = TASKS) -> list[TaskSpec]:
     tasks: dict[str, Path] = {}
     groups: dict[str, list[str]] = {}
     for path in sorted(root.rglob("*.yaml")):
+        if path.parent.name == BY_LENGTH:
+            continue
         definition = _read_yaml(path)
         if isinstance(definition.get("group"), str):
             groups[definition["group"]] = list(definition["task"])

@@ -15,6 +15,8 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rr_bench.tasks.prompt import CHAT, CLINIC_SPLITS
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 BACKENDS = ("auto", "triton", "torch", "reference")
@@ -53,11 +55,23 @@ class DataSettings:
         helmet_dir: HELMET's unpacked data; ``None`` generates the rows offline.
         haystack: text file for ``niah_mv``; ``None`` draws sentences from a grammar.
         strict_truncation: cut an over-long HELMET prompt until it fits instead of once.
+        chat: chat template where HELMET uses one: ``auto``, ``always`` or ``never``.
+        clinic_split: CLINC150 split that is scored, ``validation`` (HELMET) or ``test``.
+        document_floor: Llama-2 tokens a story must have; ``None``: HELMET's own floors.
+        llama2_tokenizer: tokenizer that cuts stories; ``None``: the one in ``helmet_dir``.
+        hub_dir: local copies of the sets HELMET takes from the hub; ``None``: in ``helmet_dir``.
+        hub: fetch such a set from the hub when there is no copy.
     """
 
     helmet_dir: str | None = None
     haystack: str | None = None
     strict_truncation: bool = False
+    chat: str = "auto"
+    clinic_split: str = "validation"
+    document_floor: int | None = None
+    llama2_tokenizer: str | None = None
+    hub_dir: str | None = None
+    hub: bool = False
 
     @property
     def source(self) -> str:
@@ -80,7 +94,7 @@ class RunSettings:
     dtype: str = "auto"
     device: str = "auto"
     seed: int = 42
-    newline_stop: bool = False
+    newline_stop: Any = "auto"
     data: DataSettings = field(default_factory=DataSettings)
     verb: str = "run"
     target_density: float | None = None
@@ -169,6 +183,12 @@ def _check_values(settings: RunSettings) -> None:
     target = settings.target_density
     if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
         raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
+    if settings.newline_stop not in (True, False, "auto"):
+        raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
+    for name, choices in (("chat", CHAT), ("clinic_split", CLINIC_SPLITS)):
+        value = getattr(settings.data, name)
+        if value not in choices:
+            raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
     check_keep(settings.keep)
 
 

@@ -17,7 +17,9 @@ from rr_bench.config import ConfigError, RunSettings
 from rr_bench.device import resolve_device
 from rr_bench.env import package_versions
 from rr_bench.fingerprint import file_hash, model_fingerprint, source_closure
-from rr_bench.tasks.sources import source_files
+from rr_bench.suite import DATASETS
+from rr_bench.tasks.sources import TASKS as GENERATED
+from rr_bench.tasks.sources import labelled, source_files, switches
 
 EXECUTOR = ("method.attention", "rr_bench.hook", "rr_bench.lm", "rr_bench.models")
 VERSIONED = ("torch", "triton", "transformers", "tokenizers")
@@ -177,12 +179,35 @@ def _data_settings(settings: RunSettings, task: str, length: int) -> dict[str, A
     data = settings.data
     helmet = None if data.helmet_dir is None else Path(data.helmet_dir).expanduser()
     haystack = None if data.haystack is None else Path(data.haystack).expanduser()
-    files = source_files(task, length, helmet, haystack)
+    files = source_files(
+        task,
+        length,
+        helmet,
+        haystack,
+        hub_dir=None if data.hub_dir is None else Path(data.hub_dir).expanduser(),
+        hub=data.hub,
+        clinic_split=data.clinic_split,
+        llama2_tokenizer=data.llama2_tokenizer,
+    )
     return {
-        "source": data.source,
-        "files": {file.name: file_hash(file) for file in files},
+        "source": data.source if task in GENERATED else "helmet",
+        "files": {name: file_hash(file) for name, file in labelled(files).items()},
         "strict_truncation": data.strict_truncation,
+        **switches(
+            task,
+            chat=data.chat,
+            clinic_split=data.clinic_split,
+            document_floor=data.document_floor,
+            llama2_tokenizer=data.llama2_tokenizer,
+        ),
     }
+
+
+def _newline_stop(setting: Any, task: str) -> bool:
+    """``auto`` is what the task's own config asks for in HELMET; other tasks run to their budget."""
+    if setting != "auto":
+        return bool(setting)
+    return task in DATASETS and DATASETS[task].newline_stop
 
 
 def _cell(
@@ -207,7 +232,7 @@ def _cell(
         "length": length,
         "seed": settings.seed,
         "data": data,
-        "newline_stop": settings.newline_stop,
+        "newline_stop": _newline_stop(settings.newline_stop, task.name),
         "versions": package_versions(*VERSIONED),
         "sources": dict(sorted(sources.items())),
     }

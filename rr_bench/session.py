@@ -76,7 +76,6 @@ class Session:
             loaded.tokenizer,
             dense,
             max_length=limit,
-            newline_stop=settings.newline_stop,
         )
         self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
 
@@ -90,6 +89,7 @@ class Session:
                 f"{cell.method.target} has dense={method.dense}, its source says {cell.method.dense}: "
                 "set `dense` in the class body"
             )
+        self.lm.newline_stop = cell.settings["newline_stop"]
         keep = keep_policy(cell.keep, method)
         self.lm.prefill = SparsePrefill(method, keep, self.settings.backend)
         return store.open_cell(cell.settings, cell.label, cell.info(vars(keep)), self._environment())
@@ -130,6 +130,9 @@ class Session:
         check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         task = self._load_task(cell)
         docs = list(task.eval_docs)[: self.settings.samples]
+        notes = json.loads(task.eval_docs.info.description or "{}")
+        if notes:
+            writer.note_data(notes)
         if len(writer.finished) < len(docs):
             self._warm_up()
         for doc_id, doc in enumerate(docs):
@@ -207,9 +210,7 @@ class Session:
                 "seed": self.settings.seed,
                 "tokenizer": str(self.model.path),
                 "pretrained": str(self.model.path),
-                "helmet_dir": data.helmet_dir,
-                "haystack": data.haystack,
-                "strict_truncation": data.strict_truncation,
+                **vars(data),
             }
             manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
             self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]

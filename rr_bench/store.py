@@ -178,6 +178,11 @@ class CellWriter:
             raise StoreError(f"{self.folder.name}: {self._failures} failure(s), not done; run it again")
         write_whole(self.folder / "DONE", json.dumps({"n": n, "scored": len(self.finished)}) + "\n")
 
+    def note_data(self, notes: Mapping[str, Any]) -> None:
+        """Keep what happened to the task's data on the way to its rows, as ``data.json``."""
+        text = json.dumps(notes, indent=1, ensure_ascii=False, allow_nan=False)
+        write_whole(self.folder / "data.json", text + "\n")
+
     def _write_info(self) -> None:
         path = self.folder / "cell.json"
         if not path.exists():
@@ -204,6 +209,7 @@ class Cell:
         errors: lines of ``errors.jsonl``.
         done: how many samples the DONE marker vouches for, None without a marker.
         torn: whether the last line was cut short and left out.
+        data: what happened to the task's data: rows read, dropped, truncated; None if unknown.
     """
 
     info: CellInfo
@@ -212,6 +218,7 @@ class Cell:
     errors: list[dict[str, str]]
     done: int | None
     torn: bool
+    data: dict[str, Any] | None = None
 
 
 def cell_folders(out: str | Path) -> list[Path]:
@@ -246,4 +253,5 @@ def read_cell(folder: Path) -> Cell:
     env = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
     errors = read_errors(folder / "errors.jsonl")
     marker = read_done(folder)
-    return Cell(info, env, samples, errors, None if marker is None else marker["n"], torn)
+    data = read_json(folder / "data.json") if (folder / "data.json").exists() else None
+    return Cell(info, env, samples, errors, None if marker is None else marker["n"], torn, data)

@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "report": (("rr_bench.report",), ("store", "suite"), ("numpy", "pandas", "matplotlib", "tabulate")),
     "planning": (
         tuple(f"rr_bench.{name}" for name in PLANNING),
-        ("store", "tasks"),
+        ("store", "suite", "tasks"),
         ("omegaconf", "yaml", "huggingface_hub", "torch"),
     ),
     "probe": (
