@@ -89,3 +89,27 @@ def _tokenizer_files(name: str) -> list[Path]:
     """What decides a local tokenizer's tokens; one from the hub goes by its name in the settings."""
     folder = Path(name).expanduser()
     return [path for path in (folder / "tokenizer.json", folder / "tokenizer.model") if path.is_file()]
+
+
+def switches(
+    task: str,
+    *,
+    chat: str,
+    clinic_split: str,
+    document_floor: int | None,
+    llama2_tokenizer: str | None,
+) -> dict[str, object]:
+    """The data settings that can change this task's rows, as part of a cell's identity."""
+    dataset = DATASETS.get(task)
+    found: dict[str, object] = {}
+    if dataset is None or dataset.category == "recall":
+        return found
+    if dataset.chat:
+        found["chat"] = chat
+    if task == "icl_clinic150":
+        found["clinic_split"] = clinic_split
+    if dataset.category in ("longqa", "summ"):
+        found["document_floor"] = document_floor
+        local = llama2_tokenizer is None or Path(llama2_tokenizer).expanduser().is_dir()
+        found["llama2_tokenizer"] = None if local else llama2_tokenizer
+    return found
