@@ -6,19 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_file(path: str) -> Path:
+    """A file named relative to the working directory or, failing that, to the project's root."""
+    given = Path(path).expanduser()
+    return given if given.is_absolute() or given.exists() else ROOT / given
+
 
 def read_layers(path: str, setting: str) -> list[Any]:
     """Read a JSON list with one entry per decoder layer.
 
     Args:
-        path: the file; relative paths start at the working directory.
+        path: the file; see :func:`find_file`.
         setting: name of the setting that gave the path, for errors.
 
     Raises:
         ValueError: the file cannot be read, is no JSON, or is not a list with an entry per layer.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(find_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{setting}={path} cannot be read: {error}") from error
     if not isinstance(content, list) or not content:

@@ -150,6 +150,15 @@ def winners(scores: dict[int, list[Tensor]], *, as_saved: bool) -> list[dict[str
     return layers
 
 
+def to_json(layers: list[dict[str, list[Any]]]) -> str:
+    """The file's text, one line per head."""
+    shown = [
+        ",\n".join(f'  "{head}": {json.dumps(pattern)}' for head, pattern in layer.items())
+        for layer in layers
+    ]
+    return "[\n" + ",\n".join(" {\n" + heads + "\n }" for heads in shown) + "\n]\n"
+
+
 def search(settings: RunSettings) -> int:
     """Search patterns on the first ``samples`` prompts of every task and length.
 
@@ -178,7 +187,7 @@ def search(settings: RunSettings) -> int:
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     for name, as_saved in (("patterns.json", True), ("patterns_found.json", False)):
-        content = json.dumps(winners(method.scores, as_saved=as_saved), indent=1)
-        (folder / name).write_text(content + "\n", encoding="utf-8")
+        text = to_json(winners(method.scores, as_saved=as_saved))
+        (folder / name).write_text(text, encoding="utf-8")
     console.say(f"written: {folder / 'patterns.json'}, for methods={{name: minference, patterns: ...}}")
     return 0

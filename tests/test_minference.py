@@ -13,6 +13,7 @@ from method.keep import RR_KEEP
 from method.kernels.line_attention import line_cover, slash_starts
 from method.minference import MInference
 from method.vertical_slash import project_lines, take_sizes
+from rr_bench.catalog import expand_method
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.test_streaming import blocks_of
 
@@ -239,6 +240,14 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP)
     with pytest.raises(ValueError, match=r"has 1 layers, but layer 5 .* another model"):
         method.select(query, key, scale=0.2, layer=5, keep=NO_KEEP)
+
+
+def test_the_probes_own_file_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    method = MInference(patterns="method/patterns/probe.json")
+    assert all(len(method.heads_of(layer, 8)) == 8 for layer in range(4))
+    spec = expand_method({"name": "minference", "patterns": "method/patterns/probe.json"})[0]
+    assert set(spec.files) == {"patterns"}
 
 
 @pytest.mark.parametrize(
