@@ -18,6 +18,7 @@ import yaml
 from rr_bench.config import CONF, ROOT, ConfigError, nearest
 from rr_bench.fingerprint import ROOT as SOURCE_ROOT
 from rr_bench.fingerprint import file_hash, module_file, source_closure
+from rr_bench.redact import stored_path
 
 TASKS = ROOT / "tasks"
 BY_LENGTH = "by_length"
@@ -48,10 +49,28 @@ class MethodSpec:
         return self.target.rpartition(".")[0]
 
     @property
+    def paths(self) -> dict[str, Path]:
+        """Settings that name a file: looked up from the working directory, then from the project."""
+        places = {
+            key: (Path(value).expanduser(), SOURCE_ROOT / value)
+            for key, value in self.params.items()
+            if isinstance(value, str)
+        }
+        return {
+            key: next(path for path in both if path.is_file())
+            for key, both in places.items()
+            if any(path.is_file() for path in both)
+        }
+
+    @property
     def files(self) -> dict[str, str]:
-        """Settings that name a file, and the file's hash: a pattern file counts by its content."""
-        named = {key: Path(value) for key, value in self.params.items() if isinstance(value, str)}
-        return {key: file_hash(path) for key, path in named.items() if path.is_file()}
+        """Hashes of the files that settings name: a pattern file counts by its content."""
+        return {key: file_hash(path) for key, path in self.paths.items()}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as records name them: paths without anything of this machine."""
+        return self.params | {key: stored_path(path) for key, path in self.paths.items()}
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,14 @@ def _spec(
         for key, value in params.items()
         if value != defaults[key] or (isinstance(value, int | float) and not isinstance(value, bool))
     }
-    inside = ", ".join(f"{key}={value}" for key, value in shown.items())
+    inside = ", ".join(f"{key}={_shown(value)}" for key, value in shown.items())
     return MethodSpec(name, target, params, f"{name}({inside})" if inside else name, dense)
+
+
+def _shown(value: Any) -> Any:
+    """A setting's value in a label; of a file its name without the ending."""
+    named = isinstance(value, str) and ("/" in value or Path(value).is_file())
+    return Path(value).stem if named else value
 
 
 def _is_dense(name: str, target: str) -> bool:

@@ -22,6 +22,7 @@ CONF = ROOT / "conf"
 BACKENDS = ("auto", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search")
+WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
 
@@ -80,6 +81,19 @@ class DataSettings:
 
 
 @dataclass
+class WandbSettings:
+    """Group ``wandb``: optional logging to Weights & Biases.
+
+    Attributes:
+        mode: disabled, offline (files only, no network) or online.
+        project: project that the run is filed under.
+    """
+
+    mode: str = "disabled"
+    project: str = "rr_bench"
+
+
+@dataclass
 class RunSettings:
     """Everything one run needs; ``conf/config.yaml`` explains each key."""
 
@@ -98,6 +112,8 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     verb: str = "run"
     target_density: float | None = None
+    slice: str | None = None
+    wandb: WandbSettings = field(default_factory=WandbSettings)
     dry_run: bool = False
 
 
@@ -180,6 +196,12 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
     if settings.verb not in VERBS:
         raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
+    if settings.slice is not None:
+        parse_slice(settings.slice)
+    if settings.wandb.mode not in WANDB_MODES:
+        raise ConfigError(
+            f"wandb.mode={settings.wandb.mode}: {nearest(settings.wandb.mode, WANDB_MODES)}"
+        )
     target = settings.target_density
     if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
         raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
@@ -190,6 +212,18 @@ def _check_values(settings: RunSettings) -> None:
         if value not in choices:
             raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
     check_keep(settings.keep)
+
+
+def parse_slice(text: str) -> tuple[int, int]:
+    """``i/n`` as two numbers, 1 <= i <= n.
+
+    Raises:
+        ConfigError: the text is nothing of the kind.
+    """
+    index, _, count = text.partition("/")
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise ConfigError(f"slice={text}: i/n with i from 1 to n, such as slice=2/8")
 
 
 def check_keep(keep: Any) -> None:

@@ -53,6 +53,13 @@ class FileLock:
             self._held = False
             self.path.unlink(missing_ok=True)
 
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def _clear_if_stale(self) -> None:
         try:
             text = self.path.read_text(encoding="utf-8")

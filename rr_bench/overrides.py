@@ -11,12 +11,15 @@ OVERRIDE = re.compile(
     r"(?P<sign>\+\+|\+|~)?(?P<key>[A-Za-z_][\w./-]*)(?:@[^=]*)?=(?P<value>.*)", re.DOTALL
 )
 
+WANDB_SHORT = {"true": "online", "false": "disabled"}
+
 
 def prepare(arguments: list[str], conf: Path = CONF) -> list[str]:
     """Rewrite and check the arguments of ``python -m rr_bench``.
 
     ``model=<folder or hub id>`` becomes ``model=hf model.path=<...>`` and ``experiment=`` gets its
-    plus; every override must name a setting of the schema, a config group or a ``hydra.`` key.
+    plus; ``wandb=true`` or ``wandb=offline`` becomes ``wandb.mode=<...>``. Every override must name
+    a setting of the schema, a config group or a ``hydra.`` key.
 
     Args:
         arguments: ``sys.argv[1:]``.
@@ -35,6 +38,9 @@ def prepare(arguments: list[str], conf: Path = CONF) -> list[str]:
         key, value = match["key"], match["value"].strip("'\"")
         if key == "model" and value not in groups["model"] and "," not in value:
             prepared += ["model=hf", f"model.path={_quote(value)}"]
+            continue
+        if key == "wandb" and not value.startswith("{"):
+            prepared.append(f"wandb.mode={WANDB_SHORT.get(value, value)}")
             continue
         _check(key, value, groups)
         prepared.append(f"+{argument}" if key == "experiment" and not match["sign"] else argument)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rr_bench.catalog import MethodSpec, TaskSpec, expand_method, expand_task
-from rr_bench.checkpoint import Device, read_config, resolve_dtype, resolve_path
-from rr_bench.config import ConfigError, RunSettings
+from rr_bench.checkpoint import HUB_ID, Device, read_config, resolve_dtype, resolve_path
+from rr_bench.config import ConfigError, RunSettings, parse_slice
 from rr_bench.device import resolve_device
 from rr_bench.env import package_versions
 from rr_bench.fingerprint import file_hash, model_fingerprint, source_closure
+from rr_bench.redact import stored_path
 from rr_bench.suite import DATASETS
 from rr_bench.tasks.sources import TASKS as GENERATED
 from rr_bench.tasks.sources import labelled, source_files, switches
@@ -34,6 +35,7 @@ class ModelFacts:
     Attributes:
         name: name in tables.
         path: local folder.
+        stored: the path as records name it, without anything of this machine.
         config: ``config.json``, text part.
         fingerprint: hash of weights, config and tokenizer.
         dtype: resolved dtype.
@@ -42,6 +44,7 @@ class ModelFacts:
 
     name: str
     path: Path
+    stored: str
     config: dict[str, Any]
     fingerprint: str
     dtype: str
@@ -83,14 +86,14 @@ class Cell:
         return {
             "model": {
                 "name": self.model.name,
-                "path": str(self.model.path),
+                "path": self.model.stored,
                 "dtype": self.model.dtype,
                 "fingerprint": self.model.fingerprint,
             },
             "method": {
                 "name": self.method.name,
                 "label": self.method.label,
-                "params": self.method.params,
+                "params": self.method.recorded,
                 "dense": self.method.dense,
                 "keep": {"name": name, **(switches or {})},
             },
@@ -141,6 +144,10 @@ def make_plan(settings: RunSettings) -> Plan:
             for method in methods:
                 sources = {**executor, **source_closure([method.module]), **task.sources}
                 plan.cells.append(_cell(settings, plan.model, method, task, length, data, sources))
+    if settings.slice is not None:
+        # Every n-th cell, so that each slice gets its share of the long lengths.
+        index, count = parse_slice(settings.slice)
+        plan.cells = plan.cells[index - 1 :: count]
     return plan
 
 
@@ -150,9 +157,20 @@ def model_facts(settings: RunSettings) -> ModelFacts:
     config = read_config(path)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
-    return ModelFacts(
-        settings.model.name or path.name, path, config, model_fingerprint(path), dtype, device
-    )
+    fingerprint = model_fingerprint(path)
+    name, stored = _model_names(settings.model.path, path, fingerprint)
+    name = settings.model.name or name
+    return ModelFacts(name, path, stored, config, fingerprint, dtype, device)
+
+
+def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
+    """A model's name in tables and its path in records: a hub id, a path in the repository, or else
+    the folder's name with the fingerprint, since many folders share a name.
+    """
+    if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
+        return given.rpartition("/")[2], given
+    stored = stored_path(path)
+    return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"
 
 
 def _expand(entries: list[Any], expand: Callable[[Any], list[Spec]], problems: list[str]) -> list[Spec]:
@@ -224,7 +242,7 @@ def _cell(
         "model": model.fingerprint,
         "dtype": model.dtype,
         "device": model.device.name,
-        "method": {"target": method.target, "params": method.params, "files": method.files},
+        "method": {"target": method.target, "params": method.recorded, "files": method.files},
         "keep": keep,
         "backend": settings.backend,
         "task": task.name,

@@ -21,6 +21,7 @@ from rr_bench.lock import LockError
 from rr_bench.plan import Cell, Plan, make_plan
 from rr_bench.records import RecordError, SampleRecord
 from rr_bench.store import CellWriter, Store, StoreError, cell_key
+from rr_bench.wandb_log import check_wandb, log_report
 
 if TYPE_CHECKING:
     from rr_bench.session import Session
@@ -45,6 +46,12 @@ class Console:
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"error: {where}: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 
+    def problem(self, text: str) -> None:
+        """Print what the report had to leave out; it counts as an error."""
+        self.errors += 1
+        with tqdm.external_write_mode(file=sys.stderr):
+            print(f"problem: {text}", file=sys.stderr, flush=True)
+
 
 def run(settings: RunSettings) -> int:
     """Run everything the settings ask for.
@@ -54,6 +61,7 @@ def run(settings: RunSettings) -> int:
     """
     console = Console()
     try:
+        check_wandb(settings)
         plan = make_plan(settings)
     except (CheckpointError, ConfigError, OSError) as error:
         console.error("plan", error)
@@ -68,7 +76,13 @@ def run(settings: RunSettings) -> int:
     except KeyboardInterrupt:
         console.say("interrupted; finished samples are stored, run the same command to go on")
         return INTERRUPTED
-    _report(settings, plan, console)
+    if settings.slice is None:
+        _report(settings, plan, console)
+    else:
+        console.say(
+            f"slice {settings.slice} is done; the table is for all slices together: "
+            f"python -m rr_bench.report {settings.out}"
+        )
     return 1 if console.errors else 0
 
 
@@ -127,7 +141,8 @@ def _run_cells(
                 console.error(cell.label, message)
                 if not isinstance(error, SampleFailed | LockError):
                     _note_failure(writer, message)
-                bar.update(left - (bar.n - before))
+            # What a failure left undone, or rows that the task does not have.
+            bar.update(left - (bar.n - before))
 
 
 def _run_cell(
@@ -156,6 +171,8 @@ def _note_failure(writer: CellWriter | None, message: str) -> None:
     if writer is not None:
         try:
             writer.fail("cell", message)
+        except LockError:
+            pass  # another process writes there now, and what it finds is what counts
         except (RecordError, StoreError, OSError) as error:
             print(f"error: {writer.folder}: {error}", file=sys.stderr)
 
@@ -173,3 +190,8 @@ def _report(settings: RunSettings, plan: Plan, console: Console) -> None:
         return
     written = "\n".join(f"  {path}" for path in report.paths)
     console.say(f"\n{report.table}\n\nwritten:\n{written}")
+    for problem in report.problems:
+        console.problem(problem)
+    logged = log_report(settings, report)
+    if logged is not None:
+        console.say(f"logged to wandb: {logged}")

@@ -145,7 +145,8 @@ class Session:
                     f"the stored sample {done.uid} has another prompt than the task makes now; "
                     f"delete {writer.folder} to measure the cell afresh"
                 )
-        writer.finish(len(docs))
+        # A task may have fewer rows than were asked for; all it has is then all there is to do.
+        writer.finish(self.settings.samples)
 
     def _run_sample(
         self,

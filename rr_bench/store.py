@@ -12,7 +12,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from rr_bench.jsonl import (
 )
 from rr_bench.lock import FileLock
 from rr_bench.records import CellInfo, SampleRecord, from_json, to_json
+from rr_bench.redact import redact
 
 
 def cell_key(settings: Mapping[str, Any]) -> str:
@@ -148,29 +150,34 @@ class CellWriter:
             )
         if record.uid in self.finished:
             raise StoreError(f"{self.folder.name}: sample {record.uid} is finished already")
-        append_line(self._file, to_json(record))
         if record.error is None:
+            append_line(self._file, to_json(record))
             self.finished[record.uid] = record
         else:
+            append_line(self._file, to_json(replace(record, error=redact(record.error))))
             self._failures += 1
 
     def fail(self, where: str, message: str) -> None:
-        """Note a failure of the cell in ``errors.jsonl``; works outside ``with`` too.
+        """Note a failure of the cell in ``errors.jsonl``; outside ``with`` it locks the cell for that.
 
         Args:
             where: sample uid, or a stage such as "load model".
-            message: the error in one line.
+            message: the error in one line; absolute paths are shortened.
+
+        Raises:
+            LockError: another process is writing this cell, so nothing was noted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "cell.json").exists():
-            self._write_info()
-        self._failures += 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = {"time": now, "where": where, "message": message}
-        path = self.folder / "errors.jsonl"
-        drop_torn_line(path)
-        with path.open("ab", buffering=0) as file:
-            append_line(file, json.dumps(line, ensure_ascii=False))
+        with nullcontext() if self._file is not None else self._lock:
+            if not (self.folder / "cell.json").exists():
+                self._write_info()
+            self._failures += 1
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            line = {"time": now, "where": where, "message": redact(message)}
+            path = self.folder / "errors.jsonl"
+            drop_torn_line(path)
+            with path.open("ab", buffering=0) as file:
+                append_line(file, json.dumps(line, ensure_ascii=False))
 
     def finish(self, n: int) -> None:
         """Mark the first ``n`` samples as done. Refused if anything failed since ``with``."""

@@ -180,6 +180,9 @@ def test_groups_expand_to_tasks_and_carry_their_sources():
         ("hydra.verbose=true", ["hydra.verbose=true"]),
         ("--cfg", ["--cfg"]),
         ("data.haystack=a=b", ["data.haystack=a=b"]),
+        ("wandb=true", ["wandb.mode=online"]),
+        ("wandb=offline", ["wandb.mode=offline"]),
+        ("wandb={mode: offline}", ["wandb={mode: offline}"]),
     ],
 )
 def test_overrides_are_rewritten(given, expected):
@@ -208,6 +211,24 @@ def test_plan_is_by_length_and_task_with_the_dense_method_first(planned):
     assert order == [(n, t, m) for n in (2048, 4096) for t in planned.tasks for m in labels]
     assert len({cell_key(cell.settings) for cell in plan.cells}) == len(order)
     assert plan.problems == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_slices_partition_the_plan(planned, count):
+    def keys(**changes):
+        return [cell_key(cell.settings) for cell in make_plan(replace(planned, **changes)).cells]
+
+    parts = [keys(slice=f"{index}/{count}") for index in range(1, count + 1)]
+    whole = keys()
+    assert sorted(key for part in parts for key in part) == sorted(whole)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "/", "1/2/3", "-1/2"])
+def test_a_slice_that_is_none_is_named(text):
+    with pytest.raises(ConfigError, match=f"slice={text}"):
+        settings(slice=text)
 
 
 def test_unusable_entries_become_problems_and_the_rest_is_planned(planned):
@@ -288,7 +309,7 @@ def test_planning_imports_neither_torch_nor_transformers(checkpoint, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "12 cells, 12 with work left" in done.stdout
+    assert "28 cells, 28 with work left" in done.stdout
     assert not any(tmp_path.iterdir())
 
 
@@ -318,6 +339,19 @@ def test_paths_of_models(checkpoint, tmp_path):
         resolve_path(str(tmp_path))
     with pytest.raises(CheckpointError, match=r"model\.path=/no/such/dir: no such directory"):
         resolve_path("/no/such/dir")
+
+
+def test_records_hold_no_path_of_this_machine(planned, checkpoint, tmp_path):
+    patterns = tmp_path / "patterns.json"
+    patterns.write_text("[]")
+    methods = [{"name": "minference", "patterns": str(patterns)}]
+    (cell, *_) = make_plan(replace(planned, methods=methods)).cells
+    stored = cell.info()
+    assert stored["model"]["path"] == f"llama@{cell.model.fingerprint[:12]}"
+    assert stored["method"]["params"]["patterns"] == "patterns.json"
+    assert cell.method.params["patterns"] == str(patterns)
+    assert str(tmp_path.parent) not in f"{stored}{cell.settings}{cell.label}"
+    assert "patterns=patterns" in cell.label
 
 
 def test_text_part_of_a_vision_language_config(tmp_path):

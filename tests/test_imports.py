@@ -15,7 +15,7 @@ import pytest
 
 from rr_bench.fingerprint import PACKAGES, ROOT, imported_names, module_file
 
-STORE = ("records", "lock", "jsonl", "env", "fingerprint", "store")
+STORE = ("records", "lock", "jsonl", "env", "fingerprint", "redact", "store")
 PLANNING = ("config", "overrides", "catalog", "checkpoint", "device", "plan")
 MODEL = ("recorder", "hook", "nested", "models", "lm")
 
@@ -53,7 +53,11 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("method", "store", "tasks", "planning", "model"),
         ("torch", "transformers", "datasets", "lm_eval", "hydra", "tqdm"),
     ),
-    "run": (("rr_bench.run",), ("store", "report", "planning", "session"), ("tqdm",)),
+    "run": (
+        ("rr_bench.run", "rr_bench.wandb_log"),
+        ("store", "report", "planning", "session"),
+        ("tqdm", "wandb"),
+    ),
     "verbs": (
         ("rr_bench.calibrate", "rr_bench.search"),
         ("method", "planning", "session", "run"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import rr_bench.session
 from method.attention import SparsePrefill
 from rr_bench.config import ROOT, DataSettings, ModelSettings, RunSettings
+from rr_bench.report import write_report
 from rr_bench.run import INTERRUPTED, run
 from rr_bench.store import read_cells
 from tests.tiny import tiny_llama
@@ -196,6 +199,85 @@ def test_a_locked_cell_is_one_error_and_is_left_alone(make, capsys):
     assert not (folder / "errors.jsonl").exists()
 
 
+def test_a_comparison_that_is_refused_is_an_exit_status(make, capsys):
+    assert run(make(methods=["rr"], samples=1)) == 1
+    shown = capsys.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("problem:")]
+    assert "add full to methods" in line and "add full" not in shown.out
+
+
+def test_a_task_with_fewer_rows_than_samples_is_done(make, monkeypatch, capsys):
+    original = rr_bench.session.Session._load_task
+
+    def two_rows(self, cell):
+        task = original(self, cell)
+        task.dataset["test"] = task.dataset["test"].select(range(2))
+        return task
+
+    monkeypatch.setattr(rr_bench.session.Session, "_load_task", two_rows)
+    settings = make(methods=["full"], samples=5)
+    assert run(settings) == 0
+    assert summary(settings)["n"].tolist() == [2] and summary(settings)["status"].tolist() == ["done"]
+    capsys.readouterr()
+    assert run(settings) == 0
+    assert "1 cells, 0 with work left" in capsys.readouterr().out
+
+
+def test_slices_together_make_the_whole_table(make, tmp_path, capsys):
+    whole, parts = make(out=str(tmp_path / "whole")), make(out=str(tmp_path / "parts"))
+    assert run(whole) == 0
+    for part in ("1/2", "2/2"):
+        assert run(make(out=parts.out, slice=part)) == 0
+    assert not (Path(parts.out) / "summary.csv").exists()
+    write_report(parts.out)
+    pd.testing.assert_frame_equal(summary(parts), summary(whole))
+
+
+def test_a_killed_process_loses_nothing(make, checkpoint, tmp_path):
+    whole, killed = make(out=str(tmp_path / "whole")), make(out=str(tmp_path / "killed"))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "rr_bench", f"model={checkpoint}", "model.name=tiny", "device=cpu"),
+            *("methods=[full,{name: rr, tau: 0.5}]", "tasks=[recall_prefill]", "lengths=[2048]"),
+            *("samples=40", f"out={killed.out}"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while sum(lines(killed).values()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    stored = sum(lines(killed).values())
+    assert 2 <= stored < 80 and list(Path(killed.out).glob("cells/*/LOCK"))
+    whole.samples = killed.samples = stored + 1
+    assert run(killed) == 0 and run(whole) == 0
+    pd.testing.assert_frame_equal(summary(killed), summary(whole))
+
+
+def test_stored_files_name_nothing_of_this_machine(make, monkeypatch):
+    def fail(self, task, doc_id, doc):
+        raise OSError(f"cannot read {self.model.path}/weights")
+
+    settings = make(samples=1, methods=["full"])
+    assert run(settings) == 0
+    monkeypatch.setattr(rr_bench.session.Session, "_score", fail)
+    settings.samples = 2
+    assert run(settings) == 1
+    files = [
+        path for path in Path(settings.out).rglob("*") if path.suffix in (".json", ".jsonl", ".md")
+    ]
+    assert len(files) >= 4
+    private = (settings.out, Path(settings.model.path).parent, ROOT, platform.node())
+    for path in files:
+        text = path.read_text()
+        assert not [
+            name for name in private if re.search(rf"(?<!\w){re.escape(str(name))}(?!\w)", text)
+        ], path.name
+
+
 def test_a_changed_prompt_stops_the_cell(make, capsys):
     settings = make(methods=["full"], samples=1)
     assert run(settings) == 0
@@ -293,11 +375,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(make, capsys):
 
 
 def test_keep_policy_reaches_the_method_and_the_record(make):
-    settings = make(
-        methods=["rr"], samples=1, keep={"sink": False, "diagonal": True, "last_row": False}
-    )
+    settings = make(samples=1, keep={"sink": False, "diagonal": True, "last_row": False})
     assert run(settings) == 0
-    keep = read_cells(settings.out)[0].info.method["keep"]
+    (keep,) = [c.info.method["keep"] for c in read_cells(settings.out) if not c.info.method["dense"]]
     assert keep == {"name": "custom", "sink": False, "diagonal": True, "last_row": False}
 
 

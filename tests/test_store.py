@@ -139,6 +139,22 @@ def test_failure_is_stored_without_a_lock(tmp_path: Path) -> None:
     assert stored.done is None
 
 
+def test_failure_is_not_noted_in_a_cell_that_another_process_writes(tmp_path: Path) -> None:
+    with open_cell(tmp_path) as cell, pytest.raises(LockError):
+        open_cell(tmp_path).fail("cell", "broken")
+    assert not (cell.folder / "errors.jsonl").exists()
+    assert not (cell.folder / "LOCK").exists()
+
+
+def test_stored_errors_name_no_absolute_path(tmp_path: Path) -> None:
+    with open_cell(tmp_path) as cell:
+        cell.append(record("0", None, error="cannot read /home/someone/model"))
+        cell.fail("cell", "cannot read /home/someone/model")
+    for name in ("samples.jsonl", "errors.jsonl"):
+        text = (cell.folder / name).read_text()
+        assert "…/model" in text and "someone" not in text
+
+
 def test_lock_held_by_a_running_process(tmp_path: Path) -> None:
     with (
         open_cell(tmp_path),

@@ -9,9 +9,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from rr_bench.report.figures import write_figures
 from rr_bench.report.load import load_cells
-from rr_bench.report.render import to_csv, to_markdown, to_text
+from rr_bench.report.render import select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import summarise
 
 
@@ -20,13 +22,15 @@ class Report(NamedTuple):
 
     Attributes:
         paths: the files, tables first.
-        table: the summary for a terminal, problems included.
+        table: the summary for a terminal, notes included.
         problems: comparisons refused and cells left out; empty if the report is whole.
+        frame: the rows of ``summary.csv``, those of ``keys`` if they were given.
     """
 
     paths: list[Path]
     table: str
     problems: list[str]
+    frame: pd.DataFrame
 
 
 def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report:
@@ -46,4 +50,5 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
     paths += write_figures(summary.frame, folder / "figures")
-    return Report(paths, to_text(summary, keys), summary.problems)
+    frame = select(summary.frame, keys)
+    return Report(paths, to_text(summary, keys), summary.problems, frame)

@@ -23,6 +23,8 @@ def main() -> int:
             continue
         print(report.table)
         print("\n".join(f"wrote {path}" for path in report.paths))
+        for problem in report.problems:
+            print(f"problem: {problem}", file=sys.stderr)
         failed |= bool(report.problems)
     return int(failed)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from rr_bench.redact import redact
 from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.tables import COLUMNS, Summary
 from rr_bench.store import Cell
@@ -47,28 +48,30 @@ def to_markdown(summary: Summary) -> str:
     parts += ["", DEFINITIONS]
     for title, lines in (("Problems", summary.problems), ("Notes", summary.notes)):
         if lines:
-            parts += [f"## {title}", "", *(f"- {line}" for line in lines), ""]
+            parts += [f"## {title}", "", *(f"- {redact(line)}" for line in lines), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
-    """The summary for a terminal: the main columns, then notes and problems.
+    """The summary for a terminal: the main columns, then the notes.
 
     Args:
         summary: the summary.
         keys: full keys of the cells to show; None shows every row, the missing ones too.
     """
-    frame = summary.frame
-    if keys is not None:
-        frame = frame[frame["cell"].isin({key[:12] for key in keys})]
+    frame = select(summary.frame, keys)
     names = ["method", "task", "length", "n", "score", "dense_score", "recovery", "interval", "density"]
     names += ["prefill_s", "failed", "kernel", "status"]
     if frame["model"].nunique() > 1:
         names.insert(0, "model")
     table = _text_table(frame, names)
     lines = [tabulate(table, headers="keys", tablefmt="simple", showindex=False, disable_numparse=True)]
-    lines += [f"note: {note}" for note in summary.notes]
-    return "\n".join([*lines, *(f"problem: {problem}" for problem in summary.problems)])
+    return "\n".join([*lines, *(f"note: {note}" for note in summary.notes)])
+
+
+def select(frame: pd.DataFrame, keys: Collection[str] | None) -> pd.DataFrame:
+    """The rows of the cells with these keys; all rows without keys."""
+    return frame if keys is None else frame[frame["cell"].isin({key[:12] for key in keys})]
 
 
 def _text_table(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
