@@ -1,0 +1,66 @@
+# Everything from nothing but Python >= 3.11 and make. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+
+# Test processes; each one computes on a single thread.
+WORKERS ?= 2
+# Stores whose tables and figures `make figures` rebuilds.
+RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)))
+# More settings for `make run`, such as ARGS='samples=2 lengths=[4096]'.
+ARGS ?=
+
+.PHONY: help install run test test-gpu lint figures clean
+
+help:
+	@echo 'make run      install if needed, run the default experiment, print the table (ARGS=... adds settings)'
+	@echo 'make test     install if needed, run all tests that need no GPU'
+	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
+	@echo 'make lint     ruff and mypy'
+	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder picks one store)'
+	@echo 'make install  only create $(VENV)'
+	@echo 'make clean    remove $(VENV) and caches; results stay'
+	@echo 'PYTHON=...    the interpreter that makes $(VENV), 3.11 or newer'
+
+install: $(VENV)/installed
+
+run: $(VENV)/installed
+	$(PY) -m rr_bench $(ARGS)
+
+test: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/interpreter -n $(WORKERS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest tests/interpreter -n $(WORKERS)
+
+test-gpu: $(VENV)/installed-dev
+	$(PY) -m pytest tests -m 'gpu or interpreter'
+
+lint: $(VENV)/installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+figures: $(VENV)/installed
+	@test -n '$(RUN)' || { echo 'no store under results/: name one with RUN=folder'; exit 1; }
+	$(PY) -m rr_bench.report $(RUN)
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo '$(PYTHON) is older than Python 3.11: set PYTHON=/path/to/a/newer/python3'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make pip run again only when the pins change.
+$(VENV)/installed: $(PINS) | $(PY)
+	@echo 'installing into $(VENV): some minutes and gigabytes, once'
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP_INSTALL) --editable '.[test,lint]'
+	@touch $@
