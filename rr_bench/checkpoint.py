@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,22 @@ def _download(repo: str) -> Path:
         ) from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The checkpoint's ``config.json``; of a vision-language model, its text part."""
+def read_config(path: Path, rope: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The checkpoint's ``config.json``; of a vision-language model, its text part.
+
+    Args:
+        path: checkpoint folder.
+        rope: RoPE settings laid over the checkpoint's own.
+    """
     try:
         config = json.loads((path / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"model.path={path}: config.json cannot be read: {error}") from error
-    return {**config, **(config.get("text_config") or {})}
+    config = {**config, **(config.get("text_config") or {})}
+    if rope is not None:
+        own = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        config["rope_parameters"] = {**own, **rope}
+    return config
 
 
 def resolve_dtype(dtype: str, config: dict[str, Any], device: Device) -> str:

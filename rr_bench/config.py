@@ -40,12 +40,14 @@ class ModelSettings:
         name: name in tables; default: the folder's name.
         trust_remote_code: run model code that comes with the checkpoint.
         allow_extrapolation: run lengths beyond the model's positions.
+        rope: RoPE settings laid over the checkpoint's own, such as YaRN's; ``None`` changes nothing.
     """
 
     path: str = MISSING
     name: str | None = None
     trust_remote_code: bool = False
     allow_extrapolation: bool = False
+    rope: Any = None
 
 
 @dataclass
@@ -205,6 +207,9 @@ def _check_values(settings: RunSettings) -> None:
     target = settings.target_density
     if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
         raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
+    rope = settings.model.rope
+    if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
+        raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
     if settings.newline_stop not in (True, False, "auto"):
         raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
     for name, choices in (("chat", CHAT), ("clinic_split", CLINIC_SPLITS)):

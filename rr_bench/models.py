@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rr_bench.checkpoint import CheckpointError, Device
 
@@ -22,7 +29,12 @@ class LoadedModel:
 
 
 def load_model(
-    path: Path, *, dtype: str, device: Device, trust_remote_code: bool = False
+    path: Path,
+    *,
+    dtype: str,
+    device: Device,
+    trust_remote_code: bool = False,
+    rope: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Load model and tokenizer from a local folder.
 
@@ -31,6 +43,7 @@ def load_model(
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: as :func:`rr_bench.device.resolve_device` found it.
         trust_remote_code: run model code that comes with the checkpoint.
+        rope: RoPE settings laid over the checkpoint's own, such as YaRN's.
 
     Raises:
         CheckpointError: the folder does not load, or the device is not the one it was taken for.
@@ -38,8 +51,13 @@ def load_model(
     _check_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        if rope is not None:
+            text = config.get_text_config()
+            text.rope_parameters = {**text.rope_parameters, **rope}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
+            config=config,
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so a run that has nothing left to do notices at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,10 +155,13 @@ def make_plan(settings: RunSettings) -> Plan:
 def model_facts(settings: RunSettings) -> ModelFacts:
     """Find the model and resolve dtype and device without loading anything."""
     path = resolve_path(settings.model.path)
-    config = read_config(path)
+    rope = settings.model.rope
+    config = read_config(path, rope)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
     fingerprint = model_fingerprint(path)
+    if rope is not None:
+        fingerprint += f"+rope:{json.dumps(rope, sort_keys=True)}"
     name, stored = _model_names(settings.model.path, path, fingerprint)
     name = settings.model.name or name
     return ModelFacts(name, path, stored, config, fingerprint, dtype, device)

@@ -68,6 +68,7 @@ class Session:
             dtype=model.dtype,
             device=model.device,
             trust_remote_code=settings.model.trust_remote_code,
+            rope=settings.model.rope,
         )
         limit = UNLIMITED if settings.model.allow_extrapolation else max_positions(model.config)
         dense = SparsePrefill(build_method("method.full.FullAttention", {}), NO_KEEP, settings.backend)
