@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from rr_bench.checkpoint import CheckpointError
 from rr_bench.config import ConfigError, RunSettings
+from rr_bench.cost import describe as cost_line
+from rr_bench.cost import estimate, known_times, wanted_rows
 from rr_bench.lock import LockError
 from rr_bench.plan import Cell, Plan, make_plan
 from rr_bench.records import RecordError, SampleRecord
@@ -71,6 +73,7 @@ def run(settings: RunSettings) -> int:
     pending = _find_pending(settings, plan, Store(settings.out), console)
     if settings.dry_run:
         return 1 if console.errors else 0
+    Store(settings.out).note_plan(plan.problems)
     try:
         _run_cells(settings, plan, pending, console)
     except KeyboardInterrupt:
@@ -96,18 +99,21 @@ def _find_pending(
         try:
             writer = store.open_cell(cell.settings, cell.label, cell.info())
             have = len(writer.finished)
-            done = writer.done(settings.samples)
+            wanted = wanted_rows(cell, settings.samples)
+            done = writer.done(wanted)
         except (RecordError, StoreError, OSError) as error:
             console.error(cell.label, error)
             lines.append(f"  unreadable  {cell.label}")
             continue
-        left = 0 if done else max(settings.samples - have, 0)
-        state = "done" if done else f"{have}/{settings.samples}"
+        left = 0 if done else max(wanted - have, 0)
+        state = "done" if done else f"{have}/{wanted}"
         lines.append(f"  {state:>10}  {cell.label}")
         if not done:
             pending.append((cell, left))
     console.say(f"model {model.name} ({model.path}), {model.dtype} on {model.device.name}")
     console.say("\n".join([f"{len(plan.cells)} cells, {len(pending)} with work left:", *lines]))
+    if pending:
+        console.say(cost_line(estimate(pending, known_times(settings.out, model.name))))
     return pending
 
 

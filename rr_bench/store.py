@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -78,6 +78,13 @@ class Store:
         known = sorted((self.out / "cells").glob(f"*-{key[:12]}"))
         name = re.sub(r"[^A-Za-z0-9._=-]+", "_", label).strip("_")
         return CellWriter(known[0] if known else self.out / "cells" / f"{name}-{key[:12]}", cell, env)
+
+
+    def note_plan(self, problems: Sequence[str]) -> None:
+        """Keep what the last run could not plan, such as a missing file, as ``problems.json``."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        lines = [redact(problem) for problem in problems]
+        write_whole(self.out / "problems.json", json.dumps({"problems": lines}, indent=1) + "\n")
 
 
 class CellWriter:
