@@ -79,7 +79,6 @@ class Store:
         name = re.sub(r"[^A-Za-z0-9._=-]+", "_", label).strip("_")
         return CellWriter(known[0] if known else self.out / "cells" / f"{name}-{key[:12]}", cell, env)
 
-
     def note_plan(self, problems: Sequence[str]) -> None:
         """Keep what the last run could not plan, such as a missing file, as ``problems.json``."""
         self.out.mkdir(parents=True, exist_ok=True)
