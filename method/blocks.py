@@ -100,6 +100,11 @@ class BlockMask:
             raise ValueError(
                 f"map has {keep.shape[3]} columns, k_len={k_len} needs {num_blocks(k_len)}"
             )
+        if keep.is_cuda:
+            # Imported here so that masks can be used where Triton is not installed.
+            from method.kernels.lists_triton import map_lists
+
+            return cls(*map_lists(keep), q_len, k_len)
         indices = torch.argsort(~keep, dim=-1, stable=True).to(torch.int32)
         return cls(indices, keep.sum(-1, dtype=torch.int32), q_len, k_len)
 

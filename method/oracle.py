@@ -12,7 +12,7 @@ from method.base import Knob, Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
 from method.kernels.antidiagonal import REDUCTIONS, antidiagonal_scores
-from method.threshold import SELECTORS, select_blocks
+from method.threshold import SELECTORS, select_mask
 
 ESTIMATORS = ("auto", "torch", "triton")
 
@@ -73,8 +73,7 @@ class Oracle(Method):
         if self.tau >= 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
         mass = self.mass(query, key, scale=scale)
-        chosen = select_blocks(mass, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
-        return BlockMask.from_map(chosen, q_len, k_len)
+        return select_mask(mass, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
 
     def mass(self, query: Tensor, key: Tensor, *, scale: float) -> Tensor:
         """Exact block mass ``[B, Hq, rows, columns]``: an antidiagonal estimate at stride 1."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from method.blocks import causal_map
+from method.blocks import BlockMask, causal_map
 from method.keep import KeepPolicy
 
 SELECTORS = ("legacy", "top_p")
@@ -119,3 +119,25 @@ def select_blocks(
     if max(shares) >= 1:
         flat_chosen |= visible & (share >= 1)
     return chosen | keep.forced(q_len, k_len, scores.device)
+
+
+def select_mask(
+    scores: Tensor,
+    q_len: int,
+    k_len: int,
+    *,
+    tau: float | Sequence[float],
+    selector: str,
+    keep: KeepPolicy,
+) -> BlockMask:
+    """The block mask of :func:`select_blocks`, by the Triton twin for scores on a GPU.
+
+    Arguments and errors as for :func:`select_blocks`; on a GPU the scores must be contiguous fp32.
+    """
+    if not scores.is_cuda:
+        chosen = select_blocks(scores, q_len, k_len, tau=tau, selector=selector, keep=keep)
+        return BlockMask.from_map(chosen, q_len, k_len)
+    # Imported here so that selection works where Triton is not installed.
+    from method.kernels.select_triton import select_blocks_triton
+
+    return select_blocks_triton(scores, q_len, k_len, tau=tau, selector=selector, keep=keep)

@@ -14,7 +14,7 @@ from method.blocks import BLOCK, BlockMask
 from method.keep import KeepPolicy
 from method.kernels.antidiagonal import antidiagonal_scores
 from method.tables import layer_entry, read_layers
-from method.threshold import select_blocks
+from method.threshold import select_mask
 
 STRIDES = (4, 8, 16, 32, 64)
 ESTIMATORS = ("auto", "torch", "triton")
@@ -102,8 +102,7 @@ class XAttention(Method):
         if layer < self.dense_layers or tau == 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
         scores = self.scores(query, key, scale=scale)
-        chosen = select_blocks(scores, q_len, k_len, tau=tau, selector="legacy", keep=keep)
-        return BlockMask.from_map(chosen, q_len, k_len)
+        return select_mask(scores, q_len, k_len, tau=tau, selector="legacy", keep=keep)
 
     def _taus(self, layer: int, heads: int) -> float | Sequence[float]:
         """The share to keep: one for all heads, or one for each."""

@@ -15,6 +15,7 @@ from method.kernels import (
     antidiagonal_triton,
     estimate_once,
     estimate_triton,
+    lists_triton,
     profile_triton,
     select_triton,
     sparse_triton,
@@ -202,6 +203,12 @@ def test_selection_kernel_compiles(chip, width, legacy):
     pointers = {"scores_ptr": "fp32", "share_ptr": "fp64", "index_ptr": "i32", "count_ptr": "i32"}
     warps = max(1, width // (32 * select_triton.LANE_SCORES))
     build(select_triton.select_kernel, chip, pointers, constants, num_warps=warps)
+
+
+@pytest.mark.parametrize("chip", SHARED)
+def test_list_kernel_compiles(chip):
+    pointers = {"map_ptr": "u8", "index_ptr": "i32", "count_ptr": "i32"}
+    build(lists_triton.map_lists_kernel, chip, pointers, {"W": 1024}, num_warps=2)
 
 
 @pytest.mark.parametrize("chip", [70, 86, 89, 120])

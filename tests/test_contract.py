@@ -183,3 +183,22 @@ def test_any_shape_gives_a_causal_mask_and_exact_attention(config, seed):
     if result.kernel == "torch":
         truth, _ = reference_attention(query, key, value, mask, scale=0.3)
         torch.testing.assert_close(result.output, truth, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(2500, 2500, group=4, dim=128, kv_heads=2), Case(300, 2000)], ids=str
+)
+def test_a_gpu_chooses_as_the_twins_do(config, case, dtype):
+    method = build(config)
+    query, key, value = tensors(case, dtype, "cuda")
+    options = {"scale": 0.3, "layer": LATE, "keep": EQUAL_KEEP}
+    on_gpu = method.select(query, key, **options)
+    check_causal(on_gpu)
+    twin = method.select(query.cpu().float(), key.cpu().float(), **options).to_map()
+    # Rounding moves blocks whose score lies at the threshold.
+    different = (on_gpu.to_map().cpu() != twin).sum() / twin.sum()
+    assert float(different) < (0.002 if dtype == torch.float32 else 0.02)
+    result = SparsePrefill(method, EQUAL_KEEP)(query, key, value, scale=0.3, layer=LATE)
+    assert result.output.is_cuda and bool(result.output.isfinite().all())

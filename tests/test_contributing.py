@@ -40,12 +40,10 @@ def contract() -> list:
     checks = []
     for name, check in inspect.getmembers(test_contract, inspect.isfunction):
         if name.startswith("test_"):
-            arguments = {
-                mark.args[0]: mark.args[1][-1]
-                for mark in getattr(check, "pytestmark", [])
-                if mark.name == "parametrize"
-            }
-            checks.append(pytest.param(check, arguments, id=name))
+            marks = getattr(check, "pytestmark", [])
+            arguments = {m.args[0]: m.args[1][-1] for m in marks if m.name == "parametrize"}
+            others = [mark for mark in marks if mark.name != "parametrize"]
+            checks.append(pytest.param(check, arguments, id=name, marks=others))
     return checks
 
 

@@ -46,7 +46,17 @@ def test_scores_match_the_twin(case, stride, dtype, kernel_device, poisoned):
     torch.testing.assert_close(mass, torch.full_like(mass, 128 / stride))
 
 
-@pytest.mark.parametrize("option", [{"offset": "reversed"}, {"key_sum_dtype": "input"}], ids=str)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"offset": "reversed"},
+        {"offset": "random", "layer": 3},
+        {"offset": "head_layer", "layer": 3},
+        {"offset": 5},
+        {"key_sum_dtype": "input"},
+    ],
+    ids=str,
+)
 def test_options_match_the_twin(option, kernel_device):
     query, key, _ = tensors(Case(700, 829, group=5), torch.float16, kernel_device)
     truth = scores_of(block_scores, query, key, 8, **option)
