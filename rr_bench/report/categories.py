@@ -1,0 +1,200 @@
+"""HELMET's category averages per length, each with its coverage.
+
+A column is a number only if every dataset and metric behind it is complete; otherwise it says how
+many of them are. Averages are unweighted means of dataset scores, as HELMET and the RRAttention
+release compute them; nothing missing is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from rr_bench.report.load import method_of, natural, setup
+from rr_bench.report.style import length_label
+from rr_bench.store import Cell
+from rr_bench.suite import (
+    DATASETS,
+    HELMET_COLUMNS,
+    RR_COLUMNS,
+    UNJUDGED_COLUMNS,
+    Column,
+)
+
+AVERAGES = (Column("Avg. (RR)", ()), Column("Avg. (HELMET)", ()))
+COLUMNS = (
+    "model",
+    "method",
+    "keep",
+    "source",
+    "length",
+    "column",
+    "value",
+    "have",
+    "of",
+    "samples",
+    "missing",
+)
+"""Columns of ``categories.csv``; ``length`` 0 is the mean over all lengths of the table."""
+
+Point = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One printed number, or how much of it there is.
+
+    Attributes:
+        value: percent; None if incomplete.
+        have: complete parts.
+        of: parts it needs.
+        missing: names of the others.
+    """
+
+    value: float | None
+    have: int
+    of: int
+    missing: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """One decimal, or ``k/n``."""
+        return f"{self.have}/{self.of}" if self.value is None else f"{self.value:.1f}"
+
+
+def applies(cells: Iterable[Cell]) -> bool:
+    """Whether a store holds anything of HELMET's."""
+    return any(cell.info.source == "helmet" and cell.info.task in DATASETS for cell in cells)
+
+
+def points(cells: Sequence[Cell]) -> dict[Point, float]:
+    """(dataset, metric) to percent, of the complete cells of one method at one length."""
+    found: dict[Point, float] = {}
+    for cell in cells:
+        scored = {sample.uid: sample.score for sample in cell.samples if sample.score is not None}
+        if cell.done is None or not scored or cell.info.task not in DATASETS:
+            continue
+        dataset = DATASETS[cell.info.task]
+        found[dataset.name, dataset.metric] = 100 * sum(scored.values()) / len(scored)
+        for metric, judged in (cell.judged or {}).items():
+            if set(judged["uids"]) == set(scored):
+                found[dataset.name, metric] = 100 * float(judged["value"])
+    return found
+
+
+def column_value(column: Column, found: Mapping[Point, float]) -> Value:
+    """A column's average if all of its members are there."""
+    missing = tuple(
+        f"{name} {metric}" for name, metric in column.members if (name, metric) not in found
+    )
+    count = len(column.members)
+    if missing:
+        return Value(None, count - len(missing), count, missing)
+    return Value(sum(found[member] for member in column.members) / count, count, count)
+
+
+def mean_of(named: Mapping[str, Value]) -> Value:
+    """The unweighted mean of columns, or of lengths, if all are numbers."""
+    values = [one.value for one in named.values() if one.value is not None]
+    missing = tuple(name for name, one in named.items() if one.value is None)
+    if missing or not values:
+        return Value(None, len(values), len(named), missing)
+    return Value(sum(values) / len(values), len(values), len(named))
+
+
+def all_columns(found: Mapping[Point, float]) -> dict[str, Value]:
+    """Every column at one length, the two averages last."""
+    own = {column.name: column_value(column, found) for column in (*RR_COLUMNS, *HELMET_COLUMNS)}
+    averages = {
+        average.name: mean_of({column.name: own[column.name] for column in columns})
+        for average, columns in zip(AVERAGES, (RR_COLUMNS, HELMET_COLUMNS), strict=True)
+    }
+    others = {column.name: column_value(column, found) for column in UNJUDGED_COLUMNS}
+    return {**own, **averages, **others}
+
+
+def category_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+    """One row per model, method, length and column, :data:`COLUMNS`.
+
+    Args:
+        cells: current cells of a store; those that are not HELMET's own rows are left out.
+    """
+    groups: dict[tuple[Any, ...], dict[int, list[Cell]]] = {}
+    for cell in cells:
+        if cell.info.source == "helmet" and cell.info.task in DATASETS:
+            groups.setdefault((setup(cell), method_of(cell)), {}).setdefault(
+                cell.info.length, []
+            ).append(cell)
+    rows = []
+    for (where, (method, keep)), lengths in groups.items():
+        by_length = {n: all_columns(points(lengths[n])) for n in sorted(lengths)}
+        for name in next(iter(by_length.values())):
+            over = {length_label(n): columns[name] for n, columns in by_length.items()}
+            shown = {n: columns[name] for n, columns in by_length.items()} | {0: mean_of(over)}
+            for length, value in shown.items():
+                counts = [len(c.samples) for c in lengths.get(length, [])]
+                rows.append(
+                    {
+                        "model": where[0],
+                        "method": method,
+                        "keep": keep,
+                        "source": where[-1],
+                        "length": length,
+                        "column": name,
+                        "value": value.value,
+                        "have": value.have,
+                        "of": value.of,
+                        "samples": sum(counts),
+                        "missing": "; ".join(value.missing),
+                    }
+                )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def category_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns side by side, numbers or ``k/n`` as text; one row per model, method and length."""
+    names = list(dict.fromkeys(frame["column"]))
+    lines = []
+    groups = frame.groupby(["model", "method", "keep", "length"], sort=False)
+    for (model, method, keep, length), rows in groups:
+        cells = {
+            row["column"]: f"{row['have']}/{row['of']}"
+            if pd.isna(row["value"])
+            else f"{row['value']:.1f}"
+            for _, row in rows.iterrows()
+        }
+        label = "mean" if length == 0 else length_label(int(length))
+        line = {"model": model, "method": method, "keep": keep, "length": label}
+        lines.append((natural(method), length or 2**40, {**line, **{n: cells[n] for n in names}}))
+    lines.sort(key=lambda one: (one[2]["model"], one[0], one[2]["keep"], one[1]))
+    return pd.DataFrame([line for *_, line in lines])
+
+
+def category_text(table: pd.DataFrame, style: str = "simple") -> str:
+    """The table for a terminal or a Markdown page."""
+    constant = [name for name in ("model", "keep") if table[name].nunique() < 2]
+    shown = table.drop(columns=constant)
+    return tabulate(shown, headers="keys", tablefmt=style, showindex=False, disable_numparse=True)
+
+
+def data_notes(cells: Iterable[Cell]) -> list[str]:
+    """What was lost, dropped or odd in the data, once per task and length."""
+    lines: dict[str, None] = {}
+    for cell in cells:
+        data, where = cell.data or {}, f"{cell.info.task} {length_label(cell.info.length)}"
+        lost = data.get("gold_lost", {}).get("count", 0)
+        if lost:
+            lines[f"{where}: the gold evidence of {lost} samples was cut off"] = None
+        for kind in ("dropped", "flagged"):
+            for why, found in data.get(kind, {}).items():
+                first = ", ".join(found["first"][:3])
+                lines[f"{where}: {found['count']} rows {kind} ({why}): {first}"] = None
+        fields = data.get("unknown_fields")
+        if fields:
+            counted = ", ".join(f"{name} ({count})" for name, count in fields.items())
+            lines[f"{where}: rows have fields of no known layout: {counted}"] = None
+    return list(lines)

@@ -1,0 +1,70 @@
+"""HELMET's part of a report: categories with coverage, what the data lost, published figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rr_bench.report.categories import (
+    applies,
+    category_frame,
+    category_table,
+    category_text,
+    data_notes,
+)
+from rr_bench.report.paper import paper_lines, write_category_figures
+from rr_bench.store import Cell
+
+LEGEND = """\
+- A number is the unweighted mean over a category's datasets, printed only if all of them are complete;
+  **k/n** is how many are. Nothing missing is skipped, in no average.
+- **Avg. (RR)**: mean of Recall, RAG, ICL, Cite, Re-rank and LongQA-2, the RRAttention release's average.
+  **LongQA-2** leaves out NarrativeQA. **Avg. (HELMET)**: HELMET's seven columns.
+- **Cite** needs an NLI judge, **LongQA** and **Summ** a GPT judge (`python -m rr_bench.judge`).
+  **cite_correctness**, **longqa_rouge** and **summ_rouge** are what can be said without one; they are
+  other quantities and comparable with nothing published.
+- Row **mean**: over the lengths of this table.
+"""
+
+
+class HelmetReport(NamedTuple):
+    """What was written and what a terminal shows; empty if the store holds nothing of HELMET's."""
+
+    paths: list[Path]
+    text: str
+
+
+def write_helmet(cells: Sequence[Cell], folder: Path) -> HelmetReport:
+    """Write ``categories.csv``, ``categories.md`` and the figure of a store.
+
+    Args:
+        cells: its current cells.
+        folder: the store.
+    """
+    if not applies(cells):
+        return HelmetReport([], "")
+    frame = category_frame(cells)
+    table = category_table(frame)
+    notes = data_notes(cells) + unplanned(folder)
+    paths = [folder / "categories.csv", folder / "categories.md"]
+    frame.to_csv(paths[0], index=False, lineterminator="\n")
+    parts = ["# HELMET categories", "", category_text(table, "github"), "", LEGEND]
+    published = paper_lines(frame)
+    if published:
+        parts += ["## Published averages", "", *published, ""]
+    if notes:
+        parts += ["## Data", "", *(f"- {note}" for note in notes), ""]
+    paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    paths += write_category_figures(frame, folder / "figures")
+    lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
+    return HelmetReport(paths, "\n".join([*lines, *(f"note: {note}" for note in notes)]))
+
+
+def unplanned(folder: Path) -> list[str]:
+    """What the last run could not plan, such as a missing file."""
+    path = folder / "problems.json"
+    if not path.is_file():
+        return []
+    return [f"not run: {line}" for line in json.loads(path.read_text(encoding="utf-8"))["problems"]]
