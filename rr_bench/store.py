@@ -223,6 +223,7 @@ class Cell:
         done: how many samples the DONE marker vouches for, None without a marker.
         torn: whether the last line was cut short and left out.
         data: what happened to the task's data: rows read, dropped, truncated; None if unknown.
+        judged: metrics a judge added, by name: ``value`` (0..1), ``uids`` it covers, ``judge``.
     """
 
     info: CellInfo
@@ -232,6 +233,7 @@ class Cell:
     done: int | None
     torn: bool
     data: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
 
 
 def cell_folders(out: str | Path) -> list[Path]:
@@ -266,5 +268,9 @@ def read_cell(folder: Path) -> Cell:
     env = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
     errors = read_errors(folder / "errors.jsonl")
     marker = read_done(folder)
-    data = read_json(folder / "data.json") if (folder / "data.json").exists() else None
-    return Cell(info, env, samples, errors, None if marker is None else marker["n"], torn, data)
+    data, judged = (
+        read_json(folder / name) if (folder / name).exists() else None
+        for name in ("data.json", "judged.json")
+    )
+    done = None if marker is None else marker["n"]
+    return Cell(info, env, samples, errors, done, torn, data, judged)

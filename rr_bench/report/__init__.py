@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rr_bench.report.figures import write_figures
+from rr_bench.report.helmet import write_helmet
 from rr_bench.report.load import load_cells
 from rr_bench.report.render import select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import summarise
@@ -50,5 +51,7 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
     paths += write_figures(summary.frame, folder / "figures")
+    helmet = write_helmet(summary.cells, folder)
+    table = "\n\n".join(filter(None, (to_text(summary, keys), helmet.text)))
     frame = select(summary.frame, keys)
-    return Report(paths, to_text(summary, keys), summary.problems, frame)
+    return Report(paths + helmet.paths, table, summary.problems, frame)
