@@ -26,11 +26,9 @@ from rr_bench.suite import (
 )
 
 AVERAGES = (Column("Avg. (RR)", ()), Column("Avg. (HELMET)", ()))
+SETUP = ("model", "dtype", "device", "seed", "method", "keep")
 COLUMNS = (
-    "model",
-    "method",
-    "keep",
-    "source",
+    *SETUP,
     "length",
     "column",
     "value",
@@ -130,7 +128,8 @@ def category_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                 cell.info.length, []
             ).append(cell)
     rows = []
-    for (where, (method, keep)), lengths in groups.items():
+    for ((model, _, *others, _), (method, keep)), lengths in groups.items():
+        names = (model, *others)
         by_length = {n: all_columns(points(lengths[n])) for n in sorted(lengths)}
         for name in next(iter(by_length.values())):
             over = {length_label(n): columns[name] for n, columns in by_length.items()}
@@ -139,10 +138,7 @@ def category_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                 counts = [len(c.samples) for c in lengths.get(length, [])]
                 rows.append(
                     {
-                        "model": where[0],
-                        "method": method,
-                        "keep": keep,
-                        "source": where[-1],
+                        **dict(zip(SETUP, (*names, method, keep), strict=True)),
                         "length": length,
                         "column": name,
                         "value": value.value,
@@ -159,24 +155,25 @@ def category_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns side by side, numbers or ``k/n`` as text; one row per model, method and length."""
     names = list(dict.fromkeys(frame["column"]))
     lines = []
-    groups = frame.groupby(["model", "method", "keep", "length"], sort=False)
-    for (model, method, keep, length), rows in groups:
+    for where, rows in frame.groupby([*SETUP, "length"], sort=False):
+        setting = dict(zip(SETUP, map(str, where), strict=False))
+        length = int(rows["length"].iloc[0])
         cells = {
             row["column"]: f"{row['have']}/{row['of']}"
             if pd.isna(row["value"])
             else f"{row['value']:.1f}"
             for _, row in rows.iterrows()
         }
-        label = "mean" if length == 0 else length_label(int(length))
-        line = {"model": model, "method": method, "keep": keep, "length": label}
-        lines.append((natural(method), length or 2**40, {**line, **{n: cells[n] for n in names}}))
-    lines.sort(key=lambda one: (one[2]["model"], one[0], one[2]["keep"], one[1]))
-    return pd.DataFrame([line for *_, line in lines])
+        label = length_label(length) if length else "mean"
+        order = (setting["model"], natural(setting["method"]), *setting.values(), length or 2**40)
+        lines.append((order, {**setting, "length": label, **{name: cells[name] for name in names}}))
+    lines.sort(key=lambda one: one[0])
+    return pd.DataFrame([line for _, line in lines])
 
 
 def category_text(table: pd.DataFrame, style: str = "simple") -> str:
     """The table for a terminal or a Markdown page."""
-    constant = [name for name in ("model", "keep") if table[name].nunique() < 2]
+    constant = [name for name in SETUP if name != "method" and table[name].nunique() < 2]
     shown = table.drop(columns=constant)
     return tabulate(shown, headers="keys", tablefmt=style, showindex=False, disable_numparse=True)
 
@@ -185,6 +182,12 @@ def data_notes(cells: Iterable[Cell]) -> list[str]:
     """What was lost, dropped or odd in the data, once per task and length."""
     lines: dict[str, None] = {}
     for cell in cells:
+        if cell.info.source != "helmet" or cell.info.task not in DATASETS:
+            continue
+        official = DATASETS[cell.info.task].rows
+        if cell.done is not None and len(cell.samples) < official:
+            rows = f"{len(cell.samples)} of HELMET's {official} rows"
+            lines[f"{cell.info.task} {length_label(cell.info.length)}: {rows}"] = None
         data, where = cell.data or {}, f"{cell.info.task} {length_label(cell.info.length)}"
         lost = data.get("gold_lost", {}).get("count", 0)
         if lost:
