@@ -20,7 +20,7 @@ from rr_bench.store import Cell
 LEGEND = """\
 - A number is the unweighted mean over a category's datasets, printed only if all of them are complete;
   **k/n** is how many are. Nothing missing is skipped, in no average.
-- **Avg. (RR)**: mean of Recall, RAG, ICL, Cite, Re-rank and LongQA-2, as the RRAttention release has it.
+- **Avg. (RR)**: mean of Recall, RAG, ICL, Cite, Re-rank and LongQA-2, as the RRAttention release does.
   **LongQA-2** leaves out NarrativeQA. **Avg. (HELMET)**: HELMET's seven columns.
 - **Cite** needs an NLI judge, **LongQA** and **Summ** a GPT judge (`python -m rr_bench.judge`).
   **cite_correctness**, **longqa_rouge** and **summ_rouge** are what can be said without one; they are

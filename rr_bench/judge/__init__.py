@@ -1,0 +1,1 @@
+"""Scores that need a judge, added to stored samples afterwards: ``python -m rr_bench.judge <out>``."""

@@ -1,0 +1,136 @@
+"""Judging the stored cells of a run; results go into ``judged.json`` beside the samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rr_bench.jsonl import read_json, write_whole
+from rr_bench.judge import autoais, material
+from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
+from rr_bench.judge.material import Data
+from rr_bench.judge.nli import Entailment
+from rr_bench.records import SampleRecord
+from rr_bench.store import Cell
+from rr_bench.suite import DATASETS
+from rr_bench.tasks.metrics import parse
+
+LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
+BOOK = {"infbench_sum": "_book", "multi_lexsum": ""}
+KINDS = ("fluency", "recall", "precision")
+
+Values = dict[str, dict[str, float | None]]
+"""Metric to sample to value in 0..1; None where HELMET leaves the sample out of the mean."""
+
+
+def outputs(cell: Cell) -> dict[int, SampleRecord]:
+    """Scored samples by row number; the text of each begins with the lead-in unless chat was used."""
+    if cell.data is None or "chat" not in cell.data:
+        raise ValueError(f"{cell.info.label}: data.json is missing, so the prompt's form is unknown")
+    return {int(one.uid.rpartition("-")[2]): one for one in cell.samples if one.error is None}
+
+
+def whole(cell: Cell, sample: SampleRecord) -> str:
+    """An output as HELMET's parsing sees it."""
+    chat = bool(cell.data and cell.data["chat"])
+    return ("" if chat else LEADS.get(cell.info.task, "Answer:")) + sample.output
+
+
+def judge_citations(
+    cell: Cell, data: Data, judge: Entailment, sentences: Callable[[str], Sequence[str]]
+) -> Values:
+    """Citation recall and precision of an ALCE cell."""
+    name, samples = cell.info.task, outputs(cell)
+    rows = material.alce_rows(name, set(samples), data)
+    found = {
+        i: autoais.statements(
+            name, whole(cell, one), rows[i]["question"], len(rows[i]["docs"]), sentences
+        )
+        for i, one in samples.items()
+    }
+    judge.answer(pair for i, made in found.items() for pair in autoais.pairs(made, rows[i]["docs"]))
+    values: Values = {"citation_rec": {}, "citation_prec": {}}
+    for i, one in samples.items():
+        scored = autoais.score(found[i], rows[i]["docs"], judge.entails)
+        values["citation_rec"][one.uid] = None if scored is None else scored.recall
+        values["citation_prec"][one.uid] = None if scored is None else scored.precision
+    return values
+
+
+def judge_answers(cell: Cell, data: Data, judge: Endpoint) -> Values:
+    """GPT score of a NarrativeQA cell; unusable replies are left out and can be asked again."""
+    samples = outputs(cell)
+    path = data.helmet_dir / "scripts" / "eval_gpt4_longqa.py"
+    template = prompt_constants(path, ["judge_prompt"])["judge_prompt"]
+    asked = material.questions(set(samples), data)
+    values: dict[str, float | None] = {}
+    for i, one in samples.items():
+        said = parse(whole(cell, one).replace("\n", " "), "Answer:")
+        prompt = template.format(question=asked[i], correct_answers=one.golds, parsed_output=said)
+        numbers = judge.ask(prompt, ("fluency", "correctness"))
+        if numbers is not None:
+            values[one.uid] = answer_score(numbers)
+    return {"gpt-4-score": values}
+
+
+def judge_summaries(cell: Cell, data: Data, judge: Endpoint) -> Values:
+    """GPT F1 of a summary cell; unusable replies are left out and can be asked again."""
+    name, samples = cell.info.task, outputs(cell)
+    names = {kind: f"{kind}_prompt{BOOK[name]}" for kind in KINDS}
+    path = data.helmet_dir / "scripts" / "eval_gpt4_summ.py"
+    templates = prompt_constants(path, list(names.values()))
+    experts = material.experts(name, {i: one.golds for i, one in samples.items()}, data)
+    values: dict[str, float | None] = {}
+    for i, one in samples.items():
+        said, expert = whole(cell, one).strip(), experts[i]
+        points = "\n".join(f"{n}. {point}" for n, point in enumerate(expert.keypoints, start=1))
+        fluency = judge.ask(templates[names["fluency"]].format(text=said), ["fluency"])
+        recall = judge.ask(
+            templates[names["recall"]].format(keypoints=points, summary=said), ["recall"]
+        )
+        precision = judge.ask(
+            templates[names["precision"]].format(expert_summary=expert.summary, summary=said),
+            ["precision", "sentence_count"],
+        )
+        if fluency and recall and precision:
+            values[one.uid] = summary_f1(fluency, recall, precision, len(expert.keypoints))
+    return {"gpt-4-f1": values}
+
+
+def judge_cell(
+    cell: Cell,
+    data: Data,
+    nli: Entailment | None,
+    gpt: Endpoint | None,
+    sentences: Callable[[str], Sequence[str]],
+) -> Values | None:
+    """Values of a cell's judged metrics; None if it has none or their judge is not at hand."""
+    dataset = DATASETS.get(cell.info.task)
+    if dataset is None or not dataset.judged or cell.info.source != "helmet":
+        return None
+    if dataset.category == "cite":
+        return None if nli is None else judge_citations(cell, data, nli, sentences)
+    if gpt is None:
+        return None
+    judge = judge_answers if dataset.category == "longqa" else judge_summaries
+    return judge(cell, data, gpt)
+
+
+def write_judged(folder: Path, values: Values, judge: str) -> dict[str, float | None]:
+    """Merge a cell's judged metrics into its ``judged.json``; returns the means, in 0..1."""
+    path = folder / "judged.json"
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    means: dict[str, float | None] = {}
+    for metric, found in values.items():
+        numbers = [value for value in found.values() if value is not None]
+        means[metric] = sum(numbers) / len(numbers) if numbers else None
+        if numbers:
+            known[metric] = _entry(judge, means[metric], found)
+    write_whole(path, json.dumps(known, indent=1) + "\n")
+    return means
+
+
+def _entry(judge: str, mean: float | None, found: Mapping[str, float | None]) -> dict[str, Any]:
+    return {"judge": judge, "value": mean, "uids": list(found), "values": dict(found)}

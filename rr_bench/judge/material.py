@@ -1,0 +1,92 @@
+"""What a judge needs beside stored outputs: questions, documents, key points, from HELMET's data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rr_bench.suite import DATASETS
+from rr_bench.tasks import alce, lexsum, narrativeqa, stories
+from rr_bench.tasks.helmet import data_root, read_rows
+from rr_bench.tasks.hubsets import Table, read_table, split_files
+from rr_bench.tasks.notes import Notes
+
+KEYPOINTS = {
+    "infbench_sum": ("infbench/longbook_sum_eng_keypoints.jsonl", "keypoints"),
+    "multi_lexsum": ("multi_lexsum/multi_lexsum_val.jsonl", "summary/short_keypoints"),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the data lies; as the settings ``data.*`` of the run.
+
+    Attributes:
+        helmet_dir: HELMET's unpacked data.
+        hub_dir: local copies of the hub's sets; None: inside ``helmet_dir``.
+        hub: fetch such a set where there is no copy.
+    """
+
+    helmet_dir: Path
+    hub_dir: Path | None = None
+    hub: bool = False
+
+
+def alce_rows(name: str, indices: Collection[int], data: Data) -> dict[int, dict[str, Any]]:
+    """Question and all retrieved documents of some rows."""
+    dataset = DATASETS[name]
+    path = data_root(data.helmet_dir) / dataset.folder / dataset.pattern
+    if not path.is_file():
+        raise ValueError(f"{name}: {path} is missing")
+    return {i: row for i, row in enumerate(alce.list_items(path)) if i in indices}
+
+
+def questions(indices: Collection[int], data: Data) -> dict[int, str]:
+    """NarrativeQA's questions by row."""
+    table = _table(narrativeqa.NAME, "test", narrativeqa.DEMO_FIELDS, data)
+    return {i: table[i]["question"]["text"] for i in indices}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """What a summary is compared with."""
+
+    summary: str
+    keypoints: list[str]
+
+
+def experts(name: str, golds: dict[int, list[str]], data: Data) -> dict[int, Expert]:
+    """Expert summary and key points by row.
+
+    Args:
+        name: ``infbench_sum`` or ``multi_lexsum``.
+        golds: accepted answers of each row.
+        data: where the data lies.
+
+    Raises:
+        ValueError: HELMET's file of key points is missing or lacks a row.
+    """
+    file, field = KEYPOINTS[name]
+    path = data_root(data.helmet_dir) / file
+    if not path.is_file():
+        raise ValueError(f"{name}: the key points are missing: {path}")
+    points = {row["id"]: row for row in read_rows(path, ("id", field))}
+    if name == "infbench_sum":
+        table = _table(stories.HUB_SET, stories.SPLITS[name], stories.FIELDS, data)
+    else:
+        table = _table(lexsum.NAME, "validation", ("id", "summary/long"), data)
+    found = {}
+    for i, accepted in golds.items():
+        row = table[i]
+        if row["id"] not in points:
+            raise ValueError(f"{path} has no key points of {row['id']!r}")
+        summary = accepted[0] if name == "infbench_sum" else row["summary/long"]
+        found[i] = Expert(summary, list(points[row["id"]][field]))
+    return found
+
+
+def _table(name: str, split: str, fields: tuple[str, ...], data: Data) -> Table:
+    files = split_files(name, split, data.helmet_dir, data.hub_dir, data.hub)
+    return read_table(files, fields, fields, Notes())
