@@ -43,6 +43,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("tasks",),
         ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm"),
     ),
+    "judge": (
+        ("rr_bench.judge",),
+        ("store", "suite", "tasks"),
+        ("torch", "transformers", "tqdm", "nltk"),
+    ),
+    "download": (("rr_bench.download",), ("suite", "tasks"), ("huggingface_hub", "tqdm")),
     "model": (
         tuple(f"rr_bench.{name}" for name in MODEL),
         ("method", "planning"),
