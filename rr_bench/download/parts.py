@@ -95,13 +95,19 @@ def _get_split(name: str, split: str, folder: Path, target: Path) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     found, scratch = HUB_SETS[name], folder / ".hub" / name
-    where = {"repo_type": "dataset", "revision": found.revision}
-    snapshot_download(found.repo, allow_patterns=[found.pattern(split)], local_dir=scratch, **where)
+    snapshot_download(
+        found.repo,
+        repo_type="dataset",
+        revision=found.revision,
+        allow_patterns=[found.pattern(split)],
+        local_dir=scratch,
+    )
     files = sorted(scratch.glob(found.pattern(split)))
     if not files:
         raise DownloadError(f"{found.repo}@{found.revision} has no {found.pattern(split)}")
     paths = [file.relative_to(scratch).as_posix() for file in files]
-    for info in HfApi().get_paths_info(found.repo, paths, **where):  # type: ignore[arg-type]
+    known = HfApi().get_paths_info(found.repo, paths, repo_type="dataset", revision=found.revision)
+    for info in known:
         expected = getattr(getattr(info, "lfs", None), "sha256", None)
         if expected and sha256_of(scratch / info.path) != expected:
             (scratch / info.path).unlink()
