@@ -86,7 +86,7 @@ def settings(kernel: str, chip: int, dtype: torch.dtype, dim: int) -> tuple[dict
 @shapes
 def test_attention_kernel_compiles(chip, dtype, dim):
     constants, options = settings("sparse", chip, dtype, dim)
-    constants |= {"ROW": BLOCK, "WITH_LSE": dim == 64, "TMA": False, "SPECIALIZE": False}
+    constants |= {"ROW": BLOCK, "WITH_LSE": dim == 64, "TMA": False}
     pointers = dict.fromkeys(("q_ptr", "keys_ptr", "values_ptr", "out_ptr"), NAMES[dtype])
     pointers |= {"lse_ptr": "fp32", "index_ptr": "i32", "count_ptr": "i32"}
     compiled = build(sparse_triton.sparse_attention_kernel, chip, pointers, constants, **options)
@@ -98,7 +98,7 @@ def test_attention_kernel_compiles(chip, dtype, dim):
 def test_attention_kernel_compiles_with_tensor_descriptors(dim):
     padded = padded_head(dim)
     constants = {"HEAD_DIM": dim, "PADDED": padded, "ROW": BLOCK, "BLOCK_N": 128}
-    constants |= {"WITH_LSE": False, "PRECISION": "tf32", "TMA": True, "SPECIALIZE": False}
+    constants |= {"WITH_LSE": False, "PRECISION": "tf32", "TMA": True}
     pointers = {"q_ptr": "bf16", "out_ptr": "bf16", "lse_ptr": "bf16"}
     pointers |= {"index_ptr": "i32", "count_ptr": "i32"}
     pointers |= dict.fromkeys(("keys_ptr", "values_ptr"), f"tensordesc<bf16[1, 1, 128, {padded}]>")

@@ -43,6 +43,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("tasks",),
         ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm"),
     ),
+    "latency": (("rr_bench.latency",), ("method",), ("torch",)),
     "judge": (
         ("rr_bench.judge",),
         ("store", "suite", "tasks"),

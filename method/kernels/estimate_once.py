@@ -23,7 +23,7 @@ from method.blocks import BLOCK, BlockMask, num_blocks
 from method.keep import KeepPolicy
 from method.kernels.checks import check_qk
 from method.kernels.estimate import sample_starts
-from method.kernels.estimate_triton import LOG2_E, SAMPLES, pool_keys_triton
+from method.kernels.estimate_triton import LOG2_E, pool_keys_triton
 from method.kernels.select_triton import Selection
 from method.kernels.triton_support import (
     Launch,
@@ -201,17 +201,17 @@ def scores_by_heads(
     lse = query.new_empty(together, samples, columns, dtype=torch.float32)
     scores = query.new_empty(together, rows, columns, dtype=torch.float32)
     launch = launch or launch_for("once", capability(query.device), dim, query.dtype)
-    tiles, spans = triton.cdiv(samples, SAMPLES), triton.cdiv(strides, SPAN_STRIDES)
+    tiles, spans = triton.cdiv(samples, launch.block_m), triton.cdiv(strides, SPAN_STRIDES)
     for first in range(0, batch * heads, together):
         members = min(together, batch * heads - first)
         sample_lse_kernel[(members, tiles, spans)](
             query, pooled, starts, lse, *query.stride()[:3],
             first, heads, heads // key.shape[1], q_len, shift, strides, samples, columns,
             scale * LOG2_E,
-            HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, PER=per, BLOCK_M=SAMPLES,
+            HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, PER=per, BLOCK_M=launch.block_m,
             BLOCK_N=launch.block_n, SPAN=SPAN_STRIDES,
             PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-            num_warps=launch.num_warps, num_stages=launch.num_stages,
+            num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=launch.max_registers,
         )  # fmt: skip
         sample_mass_kernel[(rows, members)](
             lse, scores, starts, first, heads, q_len, shift, samples, rows, columns,

@@ -28,11 +28,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 
 @gluon.jit
-def _place(tile, problem, lists, ROW: gl.constexpr):
-    """Where a tile lies: head counted over the batch, query row, and its list.
+def _place(tile, problem, lists):
+    """Where a tile lies: head counted over the batch, query row, and pointers to list and length.
 
-    Tiles run through ``together`` heads at a time, the longest rows first. Of the list: pointer,
-    length and last block. Blocks above the diagonal are cut off.
+    Tiles run through ``together`` heads at a time, the longest rows first.
     """
     heads, group, rows, q_len, k_len, tiles, together = problem
     index_ptr, count_ptr, stride_ib, stride_ih, stride_ir, stride_cb, stride_ch, stride_cr = lists
@@ -43,34 +42,48 @@ def _place(tile, problem, lists, ROW: gl.constexpr):
     head = (member % heads).to(gl.int64)
     at = row.to(gl.int64)
     blocks = index_ptr + item * stride_ib + head * stride_ih + at * stride_ir
-    count = gl.load(count_ptr + item * stride_cb + head * stride_ch + at * stride_cr)
+    length = count_ptr + item * stride_cb + head * stride_ch + at * stride_cr
+    return member, row, blocks, length
+
+
+@gluon.jit
+def _list(row, blocks, length, problem, ROW: gl.constexpr):
+    """Length and last block of a row's list; blocks above the diagonal are cut off."""
+    heads, group, rows, q_len, k_len, tiles, together = problem
+    count = gl.load(length)
     newest = (row * ROW + ROW - 1 + k_len - q_len) // ROW
     last = gl.load(blocks + (count - 1), mask=count > 0, other=-1)
     while last > newest:
         count -= 1
         last = gl.load(blocks + (count - 1), mask=count > 0, other=-1)
-    return member, row, blocks, count, last
+    return count, last
 
 
 @gluon.jit
-def _announce(turn, tile, slots, bars):
-    """Producer: tell the consumers which tile comes next."""
+def _announce(turn, tile, count, last, slots, bars):
+    """Producer: tell the consumers which tile comes next, and its list's length and last block."""
     slot = turn % 2
     mbarrier.wait(bars.index(2 + slot), ((turn // 2) & 1) ^ 1)
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    slots.index(slot).store(gl.full([1], tile, gl.int32, layout))
+    layout: gl.constexpr = gl.BlockedLayout([4], [32], [1], [0])
+    at = gl.arange(0, 4, layout=layout)
+    slots.index(slot).store(gl.where(at == 0, tile, gl.where(at == 1, count, last)))
     mbarrier.arrive(bars.index(slot), count=1)
 
 
 @gluon.jit
 def _announced(turn, slots, bars):
-    """Consumer: the tile that comes next, past the last one at the end."""
+    """Consumer: the tile that comes next (past the last one at the end), its length and last block."""
     slot = turn % 2
     mbarrier.wait(bars.index(slot), (turn // 2) & 1)
-    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    tile = gl.max(slots.index(slot).load(layout), 0)
+    # Every thread holds all four numbers, so that picking one costs no exchange.
+    layout: gl.constexpr = gl.BlockedLayout([4], [32], [4], [0])
+    numbers = slots.index(slot).load(layout)
+    at = gl.arange(0, 4, layout=layout)
+    tile = gl.sum(gl.where(at == 0, numbers, 0), 0)
+    count = gl.sum(gl.where(at == 1, numbers, 0), 0)
+    last = gl.sum(gl.where(at == 2, numbers, 0), 0)
     mbarrier.arrive(bars.index(2 + slot), count=1)
-    return tile
+    return tile, count, last
 
 
 @gluon.jit
@@ -90,9 +103,10 @@ def _producer(
     else:
         tile = gl.program_id(0)
     while tile < tiles:
+        member, row, blocks, length = _place(tile, problem, lists)
+        count, block = _list(row, blocks, length, problem, ROW)
         if DYNAMIC:
-            _announce(turn, tile, slots, tile_bars)
-        member, row, blocks, count, block = _place(tile, problem, lists, ROW)
+            _announce(turn, tile, count, block, slots, tile_bars)
         item = member // heads
         head = member % heads
         kv_head = head // group
@@ -128,7 +142,7 @@ def _producer(
         else:
             tile += gl.num_programs(0)
     if DYNAMIC:
-        _announce(turn, tile, slots, tile_bars)
+        _announce(turn, tile, 0, 0, slots, tile_bars)
 
 
 @gluon.jit
@@ -207,12 +221,16 @@ def _consumer(
     queries = gl.arange(0, HALF, layout=gl.SliceLayout(1, S_LAYOUT))
     step = 0
     turn = 0
+    count = 0
+    block = 0
     if DYNAMIC:
-        tile = _announced(turn, slots, tile_bars)
+        tile, count, block = _announced(turn, slots, tile_bars)
     else:
         tile = gl.program_id(0)
     while tile < tiles:
-        member, row, blocks, count, block = _place(tile, problem, lists, ROW)
+        member, row, blocks, length = _place(tile, problem, lists)
+        if not DYNAMIC:
+            count, block = _list(row, blocks, length, problem, ROW)
         start = row * ROW + WHO * HALF
         query_at = start + queries + (k_len - q_len)
         # Nothing is inside if the list is empty: every weight is 0 then.
@@ -282,7 +300,7 @@ def _consumer(
             gl.store(lse_head + at, lse, mask=at < q_len)
         turn += 1
         if DYNAMIC:
-            tile = _announced(turn, slots, tile_bars)
+            tile, count, block = _announced(turn, slots, tile_bars)
         else:
             tile += gl.num_programs(0)
 
@@ -313,7 +331,7 @@ def sparse_gluon_kernel(
     v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     tile_bars = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
-    slots = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    slots = gl.allocate_shared_memory(gl.int32, [2, 4], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     for half in gl.static_range(2):
         mbarrier.init(q_ready.index(half), count=1)
         mbarrier.init(q_free.index(half), count=1)

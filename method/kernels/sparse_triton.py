@@ -94,12 +94,12 @@ def sparse_attention_kernel(
     stride_ib, stride_ih, stride_ir, stride_cb, stride_ch, stride_cr,
     heads, group, q_len, k_len, factor,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, ROW: tl.constexpr, BLOCK_N: tl.constexpr,
-    WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr, SPECIALIZE: tl.constexpr,
+    WITH_LSE: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(B * Hq, rows)``; the longest rows start first. ``factor`` is ``scale * log2(e)``.
 
     With ``TMA`` the keys and values are tensor descriptors with blocks ``[1, 1, BLOCK_N, PADDED]``
-    instead of pointers. ``SPECIALIZE`` asks Triton to give loads and products to different warps.
+    instead of pointers.
     """
     SPLIT: tl.constexpr = ROW // BLOCK_N
     row = tl.num_programs(1) - 1 - tl.program_id(1)
@@ -135,7 +135,7 @@ def sparse_attention_kernel(
     acc = tl.zeros([ROW, PADDED], tl.float32)
     batch_at = tl.program_id(0) // heads
     kv_at = (tl.program_id(0) % heads) // group
-    for step in tl.range(0, interior * SPLIT, warp_specialize=SPECIALIZE):
+    for step in range(0, interior * SPLIT):
         start = tl.load(blocks + step // SPLIT) * ROW + (step % SPLIT) * BLOCK_N
         acc, peak, norm = _step(
             acc, peak, norm, q, keys, values, batch_at, kv_at, start, stride_kl, stride_vl,
@@ -212,7 +212,7 @@ def block_sparse_triton(
         heads, heads // key.shape[1], q_len, mask.k_len, scale * LOG2_E,
         HEAD_DIM=dim, PADDED=padded_head(dim), ROW=BLOCK, BLOCK_N=launch.block_n,
         WITH_LSE=with_lse, PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        TMA=launch.tma, SPECIALIZE=launch.specialize,
+        TMA=launch.tma,
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     return output, lse

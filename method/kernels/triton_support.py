@@ -81,14 +81,17 @@ class Launch:
         num_warps: warps per program.
         num_stages: pipeline stages.
         tma: load keys and values by tensor descriptor (9.0 and newer).
-        specialize: let Triton give loads and products to different warps.
+        block_m: queries (or samples) per program, where a kernel leaves the choice.
+        max_registers: registers per thread, fewer than the compiler would take, so that more programs
+            share a multiprocessor. None leaves it to the compiler.
     """
 
     block_n: int
     num_warps: int
     num_stages: int
     tma: bool = False
-    specialize: bool = False
+    block_m: int = 128
+    max_registers: int | None = None
 
 
 # For 16-bit inputs: (lowest, highest capability), then settings by padded head size. The last row

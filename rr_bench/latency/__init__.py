@@ -1,0 +1,1 @@
+"""Latency of selection, attention and whole prefill, against the strongest dense attention."""

@@ -1,0 +1,142 @@
+"""Kernel variants to tune: names, and how each is run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
+from torch.nn.attention.flex_attention import flex_attention
+
+from method.blocks import BlockMask
+from method.keep import RR_KEEP
+from method.kernels.estimate_once import select_once
+from method.kernels.estimate_triton import block_scores_triton
+from method.kernels.select_triton import select_blocks_triton
+from method.kernels.sparse_hopper import HopperLaunch, block_sparse_hopper
+from method.kernels.sparse_triton import block_sparse_triton
+from method.kernels.triton_support import Launch
+
+Attend = Callable[[Tensor, Tensor, Tensor, BlockMask, float], Tensor]
+Select = Callable[[Tensor, Tensor, float, int], BlockMask]
+
+DENSE = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
+
+
+def dense(backend: str) -> Attend:
+    """PyTorch's dense causal attention on one of its back ends; the mask is ignored."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
+        with sdpa_kernel(DENSE[backend]):
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scale, enable_gqa=True
+            )
+
+    return attend
+
+
+def flex() -> Attend:
+    """PyTorch's compiled ``flex_attention`` on the same blocks."""
+    compiled = torch.compile(flex_attention, dynamic=False)
+    masks: dict[int, FlexBlockMask] = {}
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
+        if id(mask) not in masks:
+            masks.clear()
+            masks[id(mask)] = mask.to_flex()
+        return compiled(query, key, value, block_mask=masks[id(mask)], scale=scale, enable_gqa=True)
+
+    return attend
+
+
+def triton_kernel(launch: Launch | None) -> Attend:
+    """The portable kernel with given settings."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
+        return block_sparse_triton(query, key, value, mask, scale=scale, launch=launch)[0]
+
+    return attend
+
+
+def hopper_kernel(launch: HopperLaunch) -> Attend:
+    """The Hopper kernel with given settings."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
+        return block_sparse_hopper(query, key, value, mask, scale=scale, launch=launch)[0]
+
+    return attend
+
+
+def attention_variants() -> dict[str, Attend]:
+    """All attention variants, the most promising first."""
+    variants = {"dense:cudnn": dense("cudnn"), "dense:fa2": dense("fa2"), "triton": triton_kernel(None)}
+    hopper = [
+        HopperLaunch(stages, pingpong, "dynamic", grouped)
+        for stages, pingpong, grouped in itertools.product((2, 3), (True, False), (False, True))
+    ]
+    hopper += [HopperLaunch(2, True, "grid"), HopperLaunch(3, False, "grid")]
+    hopper += [HopperLaunch(2, True, "static")]
+    for launch in hopper:
+        name = f"hopper:{launch.schedule},{'turns' if launch.pingpong else 'free'},s{launch.stages}"
+        variants[name + (",group" if launch.group_heads else "")] = hopper_kernel(launch)
+    for n, warps, stages in ((128, 8, 2), (64, 8, 3), (64, 8, 4), (128, 8, 3)):
+        variants[f"tma:n{n},w{warps},s{stages}"] = triton_kernel(Launch(n, warps, stages, tma=True))
+    for n, warps, stages in ((128, 8, 2), (64, 8, 4), (64, 4, 3)):
+        variants[f"pointer:n{n},w{warps},s{stages}"] = triton_kernel(Launch(n, warps, stages))
+    variants["flex"] = flex()
+    return variants
+
+
+def two_products() -> Select:
+    """The estimate that multiplies twice, then the selection."""
+
+    def select(query: Tensor, key: Tensor, scale: float, stride: int) -> BlockMask:
+        scores = block_scores_triton(query, key, scale=scale, stride=stride)
+        length = query.shape[2]
+        return select_blocks_triton(scores, length, length, tau=0.9, selector="legacy", keep=RR_KEEP)
+
+    return select
+
+
+def one_product(launch: Launch | None, scratch: int | None = None) -> Select:
+    """The estimate that multiplies once, with given settings."""
+
+    def select(query: Tensor, key: Tensor, scale: float, stride: int) -> BlockMask:
+        return select_once(
+            query,
+            key,
+            tau=0.9,
+            selector="legacy",
+            keep=RR_KEEP,
+            scale=scale,
+            stride=stride,
+            launch=launch,
+            scratch=scratch,
+        )
+
+    return select
+
+
+def selection_variants() -> dict[str, Select]:
+    """All selection variants; the first is what the others are compared with."""
+    variants = {"two": two_products(), "once": one_product(None)}
+    for power in (23, 24, 26):
+        variants[f"once:scratch{power}"] = one_product(None, 1 << power)
+    for m, n, warps, stages, registers in (
+        (128, 64, 8, 3, 128),
+        (64, 128, 4, 2, None),
+        (64, 128, 4, 3, 168),
+        (64, 64, 4, 3, 128),
+        (128, 128, 8, 3, None),
+        (128, 128, 8, 2, 128),
+        (128, 64, 4, 2, None),
+        (128, 256, 8, 2, None),
+    ):
+        launch = Launch(n, warps, stages, block_m=m, max_registers=registers)
+        name = f"once:m{m},n{n},w{warps},s{stages}" + (f",r{registers}" if registers else "")
+        variants[name] = one_product(launch)
+    return variants
