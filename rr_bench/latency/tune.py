@@ -215,25 +215,24 @@ def supervise(part: str, names: list[str], lengths: list[int], out: Path, second
             print(_text(line), flush=True)
 
         while left and time.monotonic() < deadline:
-            command = [sys.executable, "-m", __spec__.name, "--worker", "--part", part]
+            command = [sys.executable, "-m", "rr_bench.latency.tune", "--worker", "--part", part]
             command += ["--lengths", *map(str, lengths), "--names", *left]
-            # A file, not a pipe: nobody reads it while the worker runs.
-            errors = tempfile.TemporaryFile("w+", encoding="utf-8")
-            worker = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
-            )
-            running: str | None = None
-            for line in _lines(worker, deadline):
-                if "begin" in line:
-                    left = [name for name in left if name != running]
-                    running = line["begin"]
-                else:
-                    note(line)
-            worker.kill()
-            if worker.wait() == 0:
-                break
-            fate = _last_error(errors) or "hung or out of time"
-            note({"variant": running, "failed": fate})
+            # Its errors go to a file: nobody would read a pipe while the worker runs.
+            with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+                worker = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+                )
+                running: str | None = None
+                for line in _lines(worker, deadline):
+                    if "begin" in line:
+                        left = [name for name in left if name != running]
+                        running = line["begin"]
+                    else:
+                        note(line)
+                worker.kill()
+                if worker.wait() == 0:
+                    break
+                note({"variant": running, "failed": _last_error(errors) or "hung or out of time"})
             if running is None:
                 break
             left = [name for name in left if name != running]
