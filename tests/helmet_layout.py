@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from rr_bench.suite import DATASETS
 from rr_bench.tasks.stories import SPLITS
 from tests.tiny import tiny_tokenizer
@@ -57,6 +60,19 @@ def tokenizer_dir(folder: Path, *, chat: bool) -> str:
     return str(folder)
 
 
+def word_tokenizer_dir(folder: Path, *, chat: bool) -> str:
+    """A tokenizer without training: a word or a run of punctuation is a token, all of them unknown."""
+    model = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    if chat:
+        made.chat_template = CHAT
+    made.save_pretrained(folder)
+    return str(folder)
+
+
 def test_file(root: Path, dataset: str, length: int) -> Path:
     """Where HELMET keeps a dataset's rows of one length."""
     spec = DATASETS[dataset]
@@ -82,7 +98,11 @@ def lay_out(root: Path, length: int = 8192) -> Path:
         write_jsonl(demo_file(root, f"kilt_{name}"), shared_rows(f"kilt_{name}_demos_k3_dep3.jsonl"))
     rerank = "msmarco_rerank"
     write_jsonl(test_file(root, rerank, length), shared_rows("noveleval_rerank_k20.jsonl"))
-    write_jsonl(demo_file(root, rerank), shared_rows("noveleval_rerank_demos_k10.jsonl"))
+    demos = shared_rows("noveleval_rerank_demos_k10.jsonl")
+    for passage in (passage for row in demos for passage in row["ctxs"]):
+        # The tiny tokenizer needs four times a real one's tokens: whole passages would not fit 8K.
+        passage["text"] = passage["text"][:200]
+    write_jsonl(demo_file(root, rerank), demos)
     for name, prompt in (("asqa", ASQA_PROMPT), ("qampari", QAMPARI_PROMPT)):
         write_json(test_file(root, f"alce_{name}", length), shared_rows(f"alce_{name}_20docs.json"))
         write_json(root / "prompts" / f"{name}_revised.json", prompt)

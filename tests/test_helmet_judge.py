@@ -1,0 +1,292 @@
+"""Judges: citation scoring on a made-up entailment, a real tiny T5, a local endpoint, resuming."""
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from transformers import T5Config, T5ForConditionalGeneration
+
+from rr_bench.judge import autoais
+from rr_bench.judge.cache import ReplyCache
+from rr_bench.judge.cells import judge_cell, write_judged
+from rr_bench.judge.gpt import (
+    Endpoint,
+    answer_score,
+    last_json,
+    prompt_constants,
+    summary_f1,
+)
+from rr_bench.judge.material import Data
+from rr_bench.judge.nli import Entailment
+from rr_bench.records import SampleRecord
+from rr_bench.store import Cell as StoredCell
+from rr_bench.store import CellInfo
+from rr_bench.tasks.niah import split_sentences
+from tests import helmet_layout as layout
+from tests.tiny import tiny_tokenizer
+
+DOCS = [{"title": f"T{i}", "text": f"x{i}"} for i in range(6)]
+
+
+def statements(text, name="alce_asqa", count=6):
+    return autoais.statements(name, text, "Who?", count, split_sentences)
+
+
+def entails_if(*needed):
+    """The claim holds if the premise has one of these sets of documents."""
+    return lambda premise, claim: any(all(f"x{i}" in premise for i in one) for one in needed)
+
+
+def test_statements_of_sentences_and_list_items():
+    made = statements("A cat sat [1][3]. No. It left\n\n[7]. Well then [1][2][3][4].")
+    assert [(one.claim, one.refs) for one in made] == [
+        ("A cat sat.", (0, 2)),
+        ("It left.", None),  # there is no document 7
+        ("Well then.", (0, 1, 2)),
+    ]
+    made = statements("Ann [1], Bob,  Eve [0]. ", "alce_qampari")
+    assert [(one.claim, one.refs) for one in made] == [
+        ("Who? Ann", (0,)),
+        ("Who? Bob", None),
+        ("Who? Eve", (-1,)),
+    ]
+    assert statements(" ", "alce_qampari") == statements("No.") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "entails", "recall", "precision"),
+    [
+        ("A cat sat [1][2].", entails_if([0, 1]), 1, 1),  # neither alone, both needed
+        ("A cat sat [1][2].", entails_if([0]), 1, 0.5),  # the second adds nothing
+        ("A cat sat [1][2].", entails_if([0], [1]), 1, 1),
+        ("A cat sat [1][2].", entails_if([5]), 0, 0),
+        ("A cat sat [2].", entails_if([1]), 1, 1),
+        ("A cat sat [1]. A dog ran.", entails_if([0]), 0.5, 1),
+        ("A cat sat [1][9].", entails_if([0]), 0, 0),
+        ("A cat sat.", entails_if([0]), 0, 0),
+    ],
+)
+def test_citation_scores(text, entails, recall, precision):
+    found = autoais.score(statements(text), DOCS, entails)
+    assert (found.recall, found.precision) == (recall, precision)
+    asked = set()
+    autoais.score(statements(text), DOCS, lambda p, c: bool(asked.add((p, c))) or entails(p, c))
+    assert asked <= set(autoais.pairs(statements(text), DOCS))
+
+
+def test_an_output_that_states_nothing_has_no_score():
+    assert autoais.score([], DOCS, entails_if([0])) is None
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t5")
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=1024, decoder_start_token_id=2, pad_token_id=2, **shape)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tiny_tokenizer(folder, bos=False)
+    return str(folder)
+
+
+def test_entailment_is_batched_and_cached(tmp_path, t5, monkeypatch):
+    cache = ReplyCache(tmp_path / "nli.jsonl", "nli a")
+    judge = Entailment(t5, cache, batch_size=2, device="cpu")
+    pairs = [("p", "c"), ("longer premise", "c"), ("q", "c"), ("p", "c")]
+    judge.answer(pairs)
+    assert len((tmp_path / "nli.jsonl").read_text().splitlines()) == 3
+    again = Entailment("/nowhere", ReplyCache(tmp_path / "nli.jsonl", "nli a"))
+    again.answer(pairs)  # nothing is loaded for known pairs
+    assert [again.entails(*pair) for pair in pairs] == [judge.entails(*pair) for pair in pairs]
+    other = ReplyCache(tmp_path / "nli.jsonl", "nli b")
+    assert other.get("premise: p hypothesis: c") is None
+    other.put("premise: p hypothesis: c", "1")
+    other.put("premise: q hypothesis: c", "10")
+    known = Entailment("/nowhere", other)
+    assert known.entails("p", "c") and not known.entails("q", "c")
+    with pytest.raises(ValueError, match="--nli=/nowhere"):
+        known.entails("new", "c")
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Fails once with 503, then answers; what it was asked is kept on the server."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((body, self.headers["Authorization"]))
+        if len(self.server.asked) == 1:
+            self.send_error(503)
+            return
+        content = self.server.reply(body["messages"][0]["content"])
+        answer = {"choices": [{"message": {"content": content}}]}
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    made = HTTPServer(("127.0.0.1", 0), Judge)
+    made.asked, made.reply = [], lambda prompt: 'So {"fluency": 9} {"fluency": 1, "correctness": 2}'
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def endpoint(server, tmp_path):
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    cache = ReplyCache(tmp_path / "gpt.jsonl", "gpt 0.1")
+    return Endpoint(url, "gpt", cache, key_variable="TEST_KEY", pause=0)
+
+
+def test_endpoint_retries_caches_and_sends_the_key(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "abc")
+    fields = ("fluency", "correctness")
+    assert endpoint(server, tmp_path).ask("p", fields) == {"fluency": 1, "correctness": 2}
+    body, key = server.asked[-1]
+    assert (body["model"], body["temperature"], key) == ("gpt", 0.1, "Bearer abc")
+    assert len(server.asked) == 2
+    assert endpoint(server, tmp_path).ask("p", fields)["correctness"] == 2
+    assert len(server.asked) == 2  # from the cache
+    server.reply = lambda prompt: "no idea"
+    assert endpoint(server, tmp_path).ask("q", fields) is None
+    assert endpoint(server, tmp_path).ask("q", fields) is None
+    assert len(server.asked) == 4  # an unusable reply is asked again
+    with pytest.raises(ValueError, match="http"):
+        Endpoint("file:///etc", "m", ReplyCache(tmp_path / "x", "j"))
+
+
+def test_scores_of_replies():
+    assert last_json('{"a": 1} then {"a": 2, "b": 0.5}', ["a", "b"]) == {"a": 2, "b": 0.5}
+    assert last_json('{"a": "x"}', ["a"]) is last_json("{]}", ["a"]) is last_json("", ["a"]) is None
+    assert answer_score({"fluency": 1, "correctness": 2}) == pytest.approx(2 / 3)
+    one = {"fluency": 1}, {"recall": 2}, {"precision": 3, "sentence_count": 4}
+    assert summary_f1(*one, keypoints=4) == pytest.approx(2 * 0.5 * 0.75 / 1.25)
+    assert summary_f1({"fluency": 0}, *one[1:], keypoints=4) == 0
+    assert summary_f1(one[0], {"recall": 0}, {"precision": 0, "sentence_count": 0}, 0) == 0
+
+
+def test_prompts_are_read_from_source_without_running_it(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text('import nothing_like_this\nprompt = """a {{"x": 1}} {text}"""\nn = 1\n')
+    assert prompt_constants(path, ["prompt"]) == {"prompt": 'a {{"x": 1}} {text}'}
+    with pytest.raises(ValueError, match="has no other"):
+        prompt_constants(path, ["other"])
+    with pytest.raises(ValueError, match="is missing"):
+        prompt_constants(tmp_path / "no.py", ["prompt"])
+
+
+def test_a_torn_reply_is_dropped(tmp_path):
+    cache = ReplyCache(tmp_path / "c.jsonl", "j")
+    cache.put("a", "1")
+    with (tmp_path / "c.jsonl").open("a") as file:
+        file.write('{"key": "torn')
+    again = ReplyCache(tmp_path / "c.jsonl", "j")
+    assert again.get("a") == "1"
+    again.put("b", "2")
+    assert ReplyCache(tmp_path / "c.jsonl", "j").get("b") == "2"
+
+
+def stored(task, output, golds, *, chat):
+    method = {"name": "full", "label": "full", "params": {}, "dense": True, "keep": {}}
+    info = CellInfo(
+        key="k",
+        label=task,
+        model={"name": "m", "path": "m", "dtype": "float32"},
+        method=method,
+        task=task,
+        task_version=1,
+        length=8192,
+        seed=42,
+        source="helmet",
+        settings={},
+        sources={},
+    )
+    sample = SampleRecord(
+        uid=f"{task}-8192-helmet-00000",
+        task=task,
+        length=8192,
+        prompt_sha="",
+        input_tokens=1,
+        budget=1,
+        score=0.0,
+        golds=golds,
+        kernels=[],
+        output=output,
+    )
+    return StoredCell(info, {}, [sample], [], 1, False, {"chat": chat})
+
+
+def test_citations_of_a_cell_use_all_retrieved_documents(tmp_path):
+    docs = [{"title": f"T{i}", "text": f"x{i}"} for i in range(50)]
+    rows = [{"question": "Who?", "docs": docs, "answers": [["Ann"]]}]
+    layout.write_json(layout.test_file(tmp_path, "alce_qampari", 8192), rows)
+    cache = ReplyCache(tmp_path / "nli.jsonl", "j")
+    for claim in ("Who? Ann", "Who? Answer:Ann"):
+        cache.put(f"premise: Title: T44\nx44 hypothesis: {claim}", "1")
+    for chat in (True, False):
+        cell = stored("alce_qampari", "Ann [45]", ["Ann"], chat=chat)
+        values = judge_cell(cell, Data(tmp_path), Entailment("/nowhere", cache), None, split_sentences)
+        assert list(values["citation_rec"].values()) == [1.0]
+    assert judge_cell(cell, Data(tmp_path), None, None, split_sentences) is None
+
+
+def test_answers_and_summaries_of_a_cell(server, tmp_path):
+    layout.write_jsonl(
+        layout.hub_file(tmp_path, "narrativeqa", "test"),
+        [{"question": {"text": "who?"}, "answers": [{"text": "Ann"}]}],
+    )
+    book = {"id": 7, "context": "c", "input": "", "answer": ["Expert."], "options": []}
+    layout.write_jsonl(layout.hub_file(tmp_path, "infinitebench", "longbook_sum_eng"), [book])
+    points = [{"id": 7, "keypoints": ["one", "two"]}]
+    layout.write_jsonl(tmp_path / "data" / "infbench" / "longbook_sum_eng_keypoints.jsonl", points)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "eval_gpt4_longqa.py").write_text(
+        'judge_prompt = """Q {question} G {correct_answers} A {parsed_output}"""\n'
+    )
+    (scripts / "eval_gpt4_summ.py").write_text(
+        'fluency_prompt_book = "F {text}"\nrecall_prompt_book = "R {keypoints} S {summary}"\n'
+        'precision_prompt_book = "P {expert_summary} S {summary}"\n'
+    )
+    judge = endpoint(server, tmp_path)
+    cell = stored("narrativeqa", "It is\nAnn", ["Ann"], chat=False)
+    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
+    assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"
+    server.reply = lambda prompt: '{"fluency": 1, "recall": 1, "precision": 2, "sentence_count": 2}'
+    cell = stored("infbench_sum", " Text. ", ["Expert."], chat=True)
+    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    assert values["gpt-4-f1"][cell.samples[0].uid] == pytest.approx(2 / 3)
+    asked = [body["messages"][0]["content"] for body, _ in server.asked[-3:]]
+    assert asked == ["F Text.", "R 1. one\n2. two S Text.", "P Expert. S Text."]
+
+
+def test_judged_values_are_merged_into_the_cell(tmp_path):
+    write_judged(tmp_path, {"citation_rec": {"a": 1.0, "b": None, "c": 0.0}}, "nli x")
+    means = write_judged(tmp_path, {"gpt-4-f1": {"a": None}}, "gpt")
+    assert means == {"gpt-4-f1": None}
+    found = json.loads((tmp_path / "judged.json").read_text())
+    assert list(found) == ["citation_rec"] and found["citation_rec"]["value"] == 0.5
+    assert found["citation_rec"]["uids"] == ["a", "b", "c"]
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    command = [sys.executable, "-m", "rr_bench.judge", str(tmp_path), "--helmet-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "--nli, --endpoint" in done.stderr
+    nowhere = subprocess.run(
+        [*command, "--nli", "/nowhere", "--sentences", "rule"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert nowhere.returncode == 1 and "does not exist" in nowhere.stderr
