@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 from rr_bench.records import RecordError, SampleRecord, from_json
 
@@ -107,8 +108,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never half of it."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a file so that a reader sees the old text or the new, never half of it.
+
+    Several processes may write the same file: each works on a partial file of its own.
+    """
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

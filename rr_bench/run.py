@@ -22,6 +22,7 @@ from rr_bench.cost import estimate, known_times, wanted_rows
 from rr_bench.lock import LockError
 from rr_bench.plan import Cell, Plan, make_plan
 from rr_bench.records import RecordError, SampleRecord
+from rr_bench.redact import redact
 from rr_bench.store import CellWriter, Store, StoreError, cell_key
 from rr_bench.wandb_log import check_wandb, log_report
 
@@ -36,6 +37,7 @@ class Console:
 
     def __init__(self) -> None:
         self.errors = 0
+        self._shown: list[str] = []
 
     def say(self, text: str) -> None:
         """Print to standard output."""
@@ -45,12 +47,16 @@ class Console:
     def error(self, where: str, text: object) -> None:
         """Print one error line and remember that there was one."""
         self.errors += 1
+        line = " ".join(str(text).split())
+        self._shown.append(redact(line))
         with tqdm.external_write_mode(file=sys.stderr):
-            print(f"error: {where}: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+            print(f"error: {where}: {line}", file=sys.stderr, flush=True)
 
     def problem(self, text: str) -> None:
-        """Print what the report had to leave out; it counts as an error."""
+        """Print what the report had to leave out, unless it was an error before; counts as one."""
         self.errors += 1
+        if any(shown in redact(text) for shown in self._shown):
+            return
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"problem: {text}", file=sys.stderr, flush=True)
 
