@@ -76,7 +76,7 @@ def open_cell(
         "task_version": 1,
         "length": length,
         "seed": everything["seed"],
-        "source": "generated",
+        "source": everything.get("source", "generated"),
         "sources": everything["sources"],
     }
     env = {"device": "cpu", "time": time, "versions": {"torch": "2.13"}, "commit": "abc", "dirty": True}
