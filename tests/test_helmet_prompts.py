@@ -70,20 +70,27 @@ def kilt_rows(extra):
     ]
 
 
-def kilt_demos(extra=lambda i: {}):
+def kilt_demos(extra):
     return [
         {"question": f"d{i // 2}?", "answers": [f"D{i}"], "ctxs": [ctx(f"d{i}")], **extra(i)}
         for i in range(4)
     ]
 
 
-@pytest.mark.parametrize("name", ["kilt_nq", "kilt_triviaqa", "kilt_hotpotqa"])
+@pytest.mark.parametrize("name", ["kilt_nq", "kilt_triviaqa", "kilt_hotpotqa", "kilt_popqa_3"])
 @pytest.mark.parametrize("chat", [False, True])
 def test_kilt_golden(tmp_path, make, name, chat):
-    layout.write_jsonl(layout.test_file(tmp_path, name, LENGTH), kilt_rows(lambda i: {}))
-    layout.write_jsonl(layout.demo_file(tmp_path, name), kilt_demos())
+    popqa = name == "kilt_popqa_3"  # keyed by id; two demonstrations of an id are one key
+    layout.write_jsonl(
+        layout.test_file(tmp_path, name, LENGTH),
+        kilt_rows(lambda i: {"id": 900 + i, "s_pop": 20} if popqa else {}),
+    )
+    layout.write_jsonl(
+        layout.demo_file(tmp_path, name),
+        kilt_demos(lambda i: {"id": i // 2, "s_pop": 20} if popqa else {}),
+    )
     for i, row in enumerate(make(name, chat=chat)):
-        order = kilt.shuffled(4, text_seed(f"q{i}?"))
+        order = kilt.shuffled(4, text_seed(900 + i if popqa else f"q{i}?"))
         first = next(j for j in order)
         second = next(j for j in order if j // 2 != first // 2)
         demos = "".join(

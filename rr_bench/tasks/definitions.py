@@ -50,13 +50,16 @@ def length_yaml(dataset: Dataset, name: str) -> str:
     )
 
 
-def group_yaml(group: str, members: list[str]) -> str:
-    """A group; its score is the unweighted mean over the members' scores."""
+def group_yaml(group: str, members: list[str], judged: bool) -> str:
+    """A group; its score is the unweighted mean over the members' scores.
+
+    Where a judge's metrics are part of the category, that mean is not the category's, so none is given.
+    """
+    mean = "aggregate_metric_list:\n  - {metric: score, aggregation: mean, weight_by_size: false}\n"
     return (
         f"group: {group}\n"
         f"task: [{', '.join(members)}]\n"
-        "aggregate_metric_list:\n"
-        "  - {metric: score, aggregation: mean, weight_by_size: false}\n"
+        f"{'' if judged else mean}"
         f"metadata: {{version: {VERSION}}}\n"
     )
 
@@ -71,11 +74,12 @@ def definitions() -> Iterator[tuple[str, str]]:
             yield path, length_yaml(dataset, name)
     for category in CATEGORIES:
         members = [one.name for one in DATASETS.values() if one.category == category]
+        judged = any(DATASETS[member].judged for member in members)
         if category != "recall":
-            yield f"helmet/helmet_{category}.yaml", group_yaml(f"helmet_{category}", members)
+            yield f"helmet/helmet_{category}.yaml", group_yaml(f"helmet_{category}", members, judged)
         for name in LENGTHS:
             group = f"helmet_{category}_{name}"
-            text = group_yaml(group, [f"helmet_{member}_{name}" for member in members])
+            text = group_yaml(group, [f"helmet_{member}_{name}" for member in members], judged)
             yield f"helmet/{BY_LENGTH}/{group}.yaml", text
 
 

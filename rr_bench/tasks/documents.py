@@ -44,6 +44,7 @@ class Cutter:
         self._tokenizer: Tokenizer = load_tokenizer(tokenizer=name)
         self._marker = count_tokens(self._tokenizer, OMITTED)
         self._counts: dict[bytes, int] = {}
+        self._last: tuple[str, list[tuple[int, int]]] = ("", [])
 
     def reaches(self, text: str, tokens: int) -> bool:
         """Whether a document has at least so many tokens."""
@@ -57,8 +58,15 @@ class Cutter:
         """Tokens with the tokenizer's default special tokens."""
         key = hashlib.sha256(text.encode("utf-8")).digest()
         if key not in self._counts:
-            self._counts[key] = count_tokens(self._tokenizer, text)
+            self._counts[key] = len(self._offsets(text))
         return self._counts[key]
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        """Characters of each token; kept for the last text, which is usually counted and then cut."""
+        if self._last[0] != text:
+            encoded = self._tokenizer(text, return_offsets_mapping=True, verbose=False)
+            self._last = text, encoded["offset_mapping"]
+        return self._last[1]
 
     def cut(self, text: str, limit: int) -> str:
         """The document, or its beginning and a remark that the rest is missing.
@@ -74,5 +82,5 @@ class Cutter:
             return text
         if limit <= self._marker:
             raise ValueError(f"a document of {limit} tokens is all remark; raise `lengths`")
-        offsets = self._tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        offsets = self._offsets(text)
         return text[: offsets[limit - self._marker][1]] + OMITTED

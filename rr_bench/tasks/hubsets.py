@@ -144,7 +144,11 @@ def fetch(name: str, split: str, into: Path | None = None) -> list[Path]:
 
 
 def read_table(
-    files: Sequence[Path], required: Sequence[str], known: Sequence[str], notes: Notes
+    files: Sequence[Path],
+    required: Sequence[str],
+    known: Sequence[str],
+    notes: Notes,
+    use: Sequence[str] | None = None,
 ) -> Table:
     """The rows of a split's files.
 
@@ -153,6 +157,7 @@ def read_table(
         required: fields each row must have.
         known: every field of the layout; others are counted in ``notes``.
         notes: where rows and unknown fields are counted.
+        use: fields that are needed; only these are read from Parquet. None: all known ones.
 
     Raises:
         ValueError: a file does not have this layout; it is named.
@@ -163,12 +168,14 @@ def read_table(
     if path.suffix == ".json":
         return _read_list(path, required, known, notes)
     from datasets import Dataset
+    from pyarrow.parquet import read_schema
 
-    table = Dataset.from_parquet([str(file) for file in files])
-    columns = set(table.column_names)
+    columns = read_schema(path).names
     check_row(dict.fromkeys(columns), str(path.parent), required, known, notes)
+    wanted = [name for name in use or known if name in columns]
+    table = Dataset.from_parquet([str(file) for file in files], columns=wanted)
     notes.read(f"{path.parent.name}/{path.name}", len(table))
-    return table.select_columns([name for name in known if name in columns])
+    return table
 
 
 def _read_list(

@@ -93,8 +93,10 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
     where = (settings.helmet_dir, settings.hub_dir, settings.hub)
-    test = read_table(split_files(NAME, "validation", *where), FIELDS, KNOWN, notes)
-    train = read_table(split_files(NAME, "train", *where), DEMO_FIELDS, KNOWN, notes)
+    test = read_table(
+        split_files(NAME, "validation", *where), FIELDS, KNOWN, notes, (*FIELDS, "summary/long")
+    )
+    train = read_table(split_files(NAME, "train", *where), DEMO_FIELDS, KNOWN, notes, DEMO_FIELDS)
     demo = demo_block(train, settings.seed)
     cutter = Cutter(settings)
     floor = STORY_FLOOR if settings.document_floor is None else settings.document_floor
