@@ -138,7 +138,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_resumed_training_equals_uninterrupted(tmp_path: Path, small_steps) -> None:
     def run(out: Path, *extra: str) -> None:
-        common = ["--stages", "256:4", "--workers", "0", "--device", "cpu", "--log-every", "1"]
+        common = ["--stages", "256:4", "--max-length", "512", "--workers", "0", "--device", "cpu"]
+        common += ["--log-every", "1"]
         train.Trainer(train.parse_args(["--out", str(out), *common, *extra])).run()
 
     run(tmp_path / "whole", "--save-every", "1e9")
@@ -152,15 +153,16 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path, small_steps) -> N
                 raise Stop
             return super().step(done, batch)
 
-    args = ["--out", str(tmp_path / "cut"), "--stages", "256:4", "--workers", "0"]
+    args = ["--out", str(tmp_path / "cut"), "--stages", "256:4", "--max-length", "512"]
+    args += ["--workers", "0"]
     args += ["--device", "cpu", "--log-every", "1", "--save-every", "0"]
     with pytest.raises(Stop):
         Interrupted(train.parse_args(args)).run()
     run(tmp_path / "cut", "--save-every", "1e9")
 
-    def losses(out: Path) -> list[tuple[int, float]]:
+    def losses(out: Path) -> dict[int, float]:
         lines = [json.loads(text) for text in (out / "train_log.jsonl").read_text().splitlines()]
-        return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), abs=2e-4)
 
