@@ -215,7 +215,13 @@ class Session:
                 **vars(data),
             }
             manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
-            self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]
+            try:
+                self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]
+            except (ValueError, OSError) as error:
+                for name, path in vars(data).items():
+                    if isinstance(path, str) and path in str(error):
+                        raise CellFailed(f"data.{name}: {error}") from error
+                raise
         return self._task[1]
 
     def _warm_up(self) -> None:

@@ -401,3 +401,18 @@ def test_helmet_files_are_used_when_given(make, tmp_path):
     cell = read_cells(settings.out)[0]
     assert cell.info.source == "helmet"
     assert cell.info.settings["data"]["files"].keys() == {"test_k50_dep6.jsonl"}
+
+
+def test_a_corrupt_line_of_a_data_file_names_the_setting_and_the_other_cells_finish(
+    make, tmp_path, capsys
+):
+    folder = tmp_path / "helmet/data/json_kv"
+    folder.mkdir(parents=True)
+    (folder / "test_k50_dep6.jsonl").write_text('{"broken": \n')
+    data = DataSettings(helmet_dir=str(tmp_path / "helmet"))
+    settings = make(methods=["full"], tasks=["json_kv"], lengths=[4096], samples=1, data=data)
+    assert run(settings) == 1
+    (line,) = reported(capsys)
+    assert "data.helmet_dir" in line and "test_k50_dep6.jsonl:1" in line
+    assert summary(settings)["status"].tolist() == ["failed"]
+    assert str(tmp_path) not in next(Path(settings.out).glob("cells/*/errors.jsonl")).read_text()

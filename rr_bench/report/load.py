@@ -77,7 +77,8 @@ def samples_frame(cells: Iterable[Cell]) -> pd.DataFrame:
         for sample in cell.samples
     ]
     frame = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
-    return frame.astype({"score": float, "density": float, "prefill_s": float, "decode_s": float})
+    types: dict[str, Any] = dict.fromkeys(("score", "density", "prefill_s", "decode_s"), float)
+    return frame.astype(types | dict.fromkeys(("truncated", "failed"), bool))
 
 
 def keep_name(keep: dict[str, Any]) -> str:
