@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,16 +89,21 @@ def test_a_whole_run_offline(tmp_path, checkpoint, data):
 def test_lm_evals_own_command_line(tmp_path, checkpoint, data):
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(ROOT / "tasks")]
     command += ["--model", "hf", "--model_args", f"pretrained={checkpoint},dtype=float32"]
-    command += ["--tasks", "helmet_icl_banking77_8k,helmet_rerank_8k", "--device", "cpu"]
+    command += ["--tasks", "helmet_icl_8k,helmet_rerank_8k", "--device", "cpu"]
     command += ["--batch_size", "1", "--output_path", str(tmp_path)]
-    command += ["--metadata", json.dumps({"helmet_dir": str(data), "samples": 1})]
+    hub = shutil.copytree(data / "data" / "hub", tmp_path / "hub")
+    labels = [{"text": f"what is {i}?", "coarse_label": i % 6, "fine_label": i % 50} for i in range(90)]
+    for split in ("train", "test"):  # there is no real subset of TREC
+        layout.write_jsonl(hub / "trec" / f"{split}.jsonl", labels)
+    metadata = {"helmet_dir": str(data), "hub_dir": str(hub), "samples": 1}
+    command += ["--metadata", json.dumps(metadata)]
     done = subprocess.run(
         command, env=OFFLINE, capture_output=True, text=True, timeout=280, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = tmp_path.rglob("results_*.json")
     results = json.loads(path.read_text())["results"]
-    for task in ("helmet_icl_banking77_8k", "helmet_msmarco_rerank_8k", "helmet_rerank_8k"):
+    for task in ("helmet_icl_trec_fine_8k", "helmet_icl_8k", "helmet_msmarco_rerank_8k"):
         assert 0 <= results[task]["score,none"] <= 1
 
 
