@@ -92,10 +92,14 @@ def _figure(own: pd.DataFrame, published: pd.DataFrame) -> Figure:
                 axes.plot(one["length"], one["value"], label=label, **styles[label])
         axes.set_title(name)
         axes.set_xscale("log", base=2)
+        if not axes.lines:
+            axes.set_yticks([])
+            axes.text(0.5, 0.5, "incomplete", transform=axes.transAxes, ha="center", color="#888888")
     lengths = sorted({int(n) for n in (*own["length"], *published["length"])})
     grid[0].set_xticks(lengths, [length_label(n) for n in lengths])
     grid[0].minorticks_off()
     grid[-1].set_axis_off()
+    grid[3].tick_params(labelbottom=True)  # nothing is drawn below it
     figure.supxlabel("Length (tokens)", fontsize=RC["axes.labelsize"])
     figure.supylabel("Score (%)", fontsize=RC["axes.labelsize"])
     labels = {}
