@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rr_bench.report.load import natural
-from rr_bench.report.style import RC, WIDTH, length_label, method_styles
+from rr_bench.report.style import RC, WIDTH, legend_labels, length_label, method_styles
 
 Styles = dict[str, dict[str, Any]]
 
@@ -115,7 +115,8 @@ def _legend(plot: _Plot, rows: pd.DataFrame, styles: Styles) -> list[Line2D]:
         [Line2D([], [], color="black", linewidth=0.8, label="dense = 100 %")] if plot.mark_100 else []
     )
     names = sorted(rows["series"].unique(), key=natural)
-    return handles + [Line2D([], [], label=name, **styles[name]) for name in names]
+    shown = legend_labels(list(names))
+    return handles + [Line2D([], [], label=shown[name], **styles[name]) for name in names]
 
 
 def _by_length(axes: Axes, rows: pd.DataFrame, styles: Styles, column: str) -> None:

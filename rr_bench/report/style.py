@@ -86,6 +86,23 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     }
 
 
+def legend_labels(labels: list[str]) -> dict[str, str]:
+    """Short names for a legend: of a method's settings only those that tell its variants apart."""
+    settings = {label: _settings(label) for label in labels}
+    short = {}
+    for label, (name, pairs) in settings.items():
+        others = [set(p) for lab, (n, p) in settings.items() if n == name and lab != label]
+        told = [pair for pair in pairs if any(pair not in other for other in others)]
+        short[label] = f"{name} ({', '.join(told)})" if told else name
+    return short if len(set(short.values())) == len(labels) else {label: label for label in labels}
+
+
+def _settings(label: str) -> tuple[str, list[str]]:
+    """Name and ``key=value`` pairs of a method label."""
+    name, _, inside = label.partition("(")
+    return name, [pair for pair in inside.rstrip(")").split(", ") if pair]
+
+
 def length_label(tokens: int) -> str:
     """8192 -> "8K"; a length that is no whole number of 1024 is written out."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
