@@ -19,6 +19,9 @@ from matplotlib.lines import Line2D
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, WIDTH, legend_labels, length_label, method_styles
 
+ONE_COLUMN = 26
+"""Longest legend label, in characters, of which two fit side by side."""
+
 Styles = dict[str, dict[str, Any]]
 
 SETUP = ["model", "dtype", "device", "seed", "source"]
@@ -106,7 +109,13 @@ def _figure(plot: _Plot, rows: pd.DataFrame, styles: Styles) -> Figure:
     for axes in grid[len(tasks) :]:
         axes.set_axis_off()
     figure.supxlabel(plot.x_label, fontsize=RC["axes.labelsize"])
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.2)
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=2 if widest <= ONE_COLUMN else 1,
+        columnspacing=1.2,
+    )
     return figure
 
 
