@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(compiled)
         if item.get_closest_marker("interpreter") and not (cuda or INTERPRETING):
             item.add_marker(nowhere)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama whose head size the Triton kernels support."""
+    from tests.tiny import tiny_llama  # loads transformers, which kernel tests do without
+
+    small = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
 
 
 @pytest.fixture

@@ -15,13 +15,6 @@ from rr_bench.calibrate import OutOfReach, bisect, calibrate
 from rr_bench.config import DataSettings, ModelSettings, RunSettings
 from rr_bench.search import CANDIDATES, candidate_scores, search, winners
 from tests.attention_cases import Case, tensors
-from tests.tiny import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    small = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
-    return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ from tests.tiny import tiny_llama
 TIMES = ["prefill_s"]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    small = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
-    return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
-
-
 @pytest.fixture
 def make(checkpoint, tmp_path):
     """Settings of a small run; keywords override."""
