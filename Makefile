@@ -8,8 +8,9 @@ PINS := pyproject.toml constraints.txt
 
 # Test processes; each one computes on a single thread.
 WORKERS ?= 2
-# Stores whose tables and figures `make figures` rebuilds.
-RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)))
+# Stores and latency runs whose tables and figures `make figures` rebuilds.
+RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)) \
+         $(patsubst %/latency.csv,%,$(wildcard results/*/latency.csv results/*/*/latency.csv)))
 # More settings for `make run`, such as ARGS='samples=2 lengths=[4096]'.
 ARGS ?=
 
@@ -43,7 +44,7 @@ lint: $(VENV)/installed-dev
 	$(PY) -m mypy
 
 figures: $(VENV)/installed
-	@test -n '$(RUN)' || { echo 'no store under results/: name one with RUN=folder'; exit 1; }
+	@test -n '$(RUN)' || { echo 'nothing under results/: name a folder with RUN=folder'; exit 1; }
 	$(PY) -m rr_bench.report $(RUN)
 
 clean:

@@ -1,4 +1,4 @@
-"""Tables and figures from the store alone; needs no torch.
+"""Tables and figures from stored results alone; needs no torch.
 
 ``python -m rr_bench.report <out>`` rebuilds everything.
 """
@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from rr_bench.report import latency_tables
 from rr_bench.report.figures import write_figures
 from rr_bench.report.helmet import write_helmet
+from rr_bench.report.latency import LatencyError, read_latency
+from rr_bench.report.latency_figures import write_latency_figures
 from rr_bench.report.load import load_cells
 from rr_bench.report.render import select, to_csv, to_markdown, to_text
-from rr_bench.report.tables import summarise
+from rr_bench.report.tables import COLUMNS, summarise
 
 
 class Report(NamedTuple):
@@ -35,16 +38,19 @@ class Report(NamedTuple):
 
 
 def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report:
-    """Write ``summary.csv``, ``summary.md`` and ``figures/`` under ``out`` from its cells.
+    """Write tables and ``figures/`` under ``out``: of its cells, of its ``latency.csv``, or of both.
 
     Args:
-        out: folder of a store, and of the report.
+        out: folder of a store or of a latency experiment, and of the report.
         keys: keys of the cells to print, None for all; the files always hold the whole store.
 
     Raises:
-        StoreError: there is no store at ``out``.
+        StoreError: there is neither a store nor a ``latency.csv`` at ``out``.
     """
     folder = Path(out)
+    latency = _latency_report(folder)
+    if latency is not None and not (folder / "cells").is_dir():
+        return latency
     cells, unreadable = load_cells(folder)
     summary = summarise(cells, unreadable)
     paths = [folder / "summary.csv", folder / "summary.md"]
@@ -52,6 +58,26 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
         path.write_text(text, encoding="utf-8")
     paths += write_figures(summary.frame, folder / "figures")
     helmet = write_helmet(summary.cells, folder)
-    table = "\n\n".join(filter(None, (to_text(summary, keys), helmet.text)))
+    tables, problems = [to_text(summary, keys), helmet.text], list(summary.problems)
+    paths += helmet.paths
+    if latency is not None:
+        paths += latency.paths
+        tables.append(latency.table)
+        problems += latency.problems
     frame = select(summary.frame, keys)
-    return Report(paths + helmet.paths, table, summary.problems, frame)
+    return Report(paths, "\n\n".join(filter(None, tables)), problems, frame)
+
+
+def _latency_report(folder: Path) -> Report | None:
+    """``latency.md`` and the figures of a ``latency.csv``, if there is one; no rows of a summary."""
+    if not (folder / "latency.csv").is_file():
+        return None
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    try:
+        latency = read_latency(folder)
+    except LatencyError as error:
+        return Report([], "", [str(error)], nothing)
+    page = folder / "latency.md"
+    page.write_text(latency_tables.to_markdown(latency), encoding="utf-8")
+    paths = [page, *write_latency_figures(latency, folder / "figures")]
+    return Report(paths, latency_tables.to_text(latency), [], nothing)

@@ -1,4 +1,4 @@
-"""Rebuild a store's tables and figures: ``python -m rr_bench.report <out>``."""
+"""Rebuild tables and figures of stores and latency runs: ``python -m rr_bench.report <out> ...``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rr_bench.report import write_report
 def main() -> int:
     """Print the table and the files; status 1 if a cell or a comparison had to be left out."""
     parser = argparse.ArgumentParser(prog="python -m rr_bench.report", description=__doc__)
-    parser.add_argument("out", nargs="+", help="folder with cells/, as given to a run as out=")
+    parser.add_argument(
+        "out", nargs="+", help="folder with cells/ or latency.csv, as given to a run as out="
+    )
     failed = False
     for out in parser.parse_args().out:
         try:
@@ -21,7 +23,8 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             failed = True
             continue
-        print(report.table)
+        if report.table:
+            print(report.table)
         print("\n".join(f"wrote {path}" for path in report.paths))
         for problem in report.problems:
             print(f"problem: {problem}", file=sys.stderr)

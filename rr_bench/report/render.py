@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
 from rr_bench.redact import redact
+from rr_bench.report.environment import environment_lines
 from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.tables import COLUMNS, Summary
-from rr_bench.store import Cell
 
 _VARYING = ("dtype", "device", "seed", "source")
 _CSV_ONLY = ("family", "dense", "cell")
@@ -27,7 +27,8 @@ DEFINITIONS = f"""\
   that interval covers 100. With fewer than about 20 samples the interval is too narrow.
 - **density**: share of the 128 x 128 blocks of the causal triangle that prefill attention computed,
   mean over heads, layers and samples. **sparsity**: 100 − density. Dense attention has density 100.
-- **prefill_s**: median time of a prompt's forward pass in seconds, as measured while scoring.
+- **prefill_s**: median time of a prompt's forward pass in seconds while it was scored, at whatever load
+  the machine had. It says how long a run takes, not which method is faster: that is for `latency.md`.
 - **truncated**: samples whose context was cut to fit. **failed**: samples without a score; they are
   in no mean.
 """
@@ -40,7 +41,7 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """The summary as a Markdown page: environment, table, definitions, problems."""
-    parts = ["# Score recovery", *_environment_lines(summary.cells), ""]
+    parts = ["# Score recovery", *environment_lines(cell.env for cell in summary.cells), ""]
     table = _text_table(summary.frame, [name for name in COLUMNS if name not in _CSV_ONLY])
     parts += [
         tabulate(table, headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
@@ -98,32 +99,3 @@ def _text(name: str, value: Any) -> str:
     if name == "within_noise":
         return "yes" if value else "no"
     return str(value).replace("|", "/").replace("\n", " ")
-
-
-def _environment_lines(cells: Sequence[Cell]) -> list[str]:
-    """What the cells ran on, every distinct value named."""
-    sessions = [env for cell in cells for env in _sessions(cell)]
-    lines = []
-    for name in ("device", "driver", "cpu", "os", "python", "versions", "commit"):
-        values = dict.fromkeys(_environment_text(name, env) for env in sessions if name in env)
-        if values:
-            lines.append(f"- {name}: {'; '.join(values)}")
-    return lines and ["", *lines]
-
-
-def _sessions(cell: Cell) -> Iterator[dict[str, Any]]:
-    """Environment of every session that wrote the cell, in full."""
-    env = cell.env
-    yield env
-    for changed in cell.env.get("resumed", []):
-        env = env | changed
-        yield env
-
-
-def _environment_text(name: str, env: dict[str, Any]) -> str:
-    if name == "versions":
-        shown = {key: value for key, value in env[name].items() if value != "not installed"}
-        return ", ".join(f"{key} {value}" for key, value in shown.items())
-    if name == "commit" and env.get("dirty") is True:
-        return f"{env[name]} with uncommitted changes"
-    return str(env[name])

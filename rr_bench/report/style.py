@@ -42,18 +42,32 @@ RC: Any = {
     "savefig.dpi": DPI,
 }
 
-# Okabe and Ito's palette (2008): distinct under the common forms of colour blindness.
+# Okabe and Ito's palette (2008), distinct under the common forms of colour blindness; bounds are grey.
 _FAMILY = {
-    "full": "#000000",
-    "rr": "#0072B2",
-    "xattention": "#D55E00",
-    "minference": "#009E73",
-    "flexprefill": "#CC79A7",
+    "full": ("#000000", "o"),
+    "rr": ("#0072B2", "o"),
+    "xattention": ("#D55E00", "s"),
+    "minference": ("#009E73", "D"),
+    "minference_native": ("#009E73", "d"),
+    "flexprefill": ("#CC79A7", "^"),
+    "flexprefill_no_minimum": ("#CC79A7", "v"),
+    "streaming": ("#E69F00", "P"),
+    "trianglemix": ("#56B4E9", "X"),
+    "oracle": ("#8A8A8A", "<"),
+    "oracle_max": ("#4D4D4D", ">"),
 }
-_SPARE = ("#E69F00", "#56B4E9", "#8C6D31", "#6A51A3")
+_SPARE = (("#8C6D31", "h"), ("#6A51A3", "p"), ("#843C39", "*"), ("#637939", "H"))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-_SHADES = (-0.5, 0.0, 0.4, 0.7)
+_DARKEST, _LIGHTEST = -0.35, 0.6
+
+REFERENCES: dict[str, dict[str, Any]] = {
+    "dense:cudnn": {"color": "#000000", "linestyle": "-", "marker": "."},
+    "dense:fa2": {"color": "#777777", "linestyle": (0, (5, 1.6)), "marker": "."},
+    "matmul": {"color": "#B22222", "linestyle": (0, (1.2, 1.2)), "marker": ""},
+    "other": {"color": "#777777", "linestyle": (0, (5, 1.2, 1.2, 1.2)), "marker": "."},
+}
+"""Look of what methods are measured against; ``other`` is any dense back end not named here."""
 
 
 def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
@@ -72,35 +86,51 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     for family, label in methods:
         families.setdefault(family, set()).add(label)
     unknown = [family for family in sorted(families) if family not in _FAMILY]
-    colors = _FAMILY | {family: _SPARE[i % len(_SPARE)] for i, family in enumerate(unknown)}
-    return {
-        label: {
-            "color": _shade(colors[family], _SHADES[i % len(_SHADES)]),
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": _DASHES[i % len(_DASHES)],
-            "markeredgecolor": colors[family],
-            "markeredgewidth": 0.7,
-        }
-        for family, labels in families.items()
-        for i, label in enumerate(sorted(labels, key=natural))
-    }
+    looks = _FAMILY | {family: _SPARE[i % len(_SPARE)] for i, family in enumerate(unknown)}
+    styles = {}
+    for family, labels in families.items():
+        color, marker = looks[family]
+        markers = [marker, *(other for other in _MARKERS if other != marker)]
+        shaded = shades(color, len(labels))
+        for i, label in enumerate(sorted(labels, key=natural)):
+            styles[label] = {
+                "color": shaded[i],
+                "marker": markers[i % len(markers)],
+                "linestyle": _DASHES[i % len(_DASHES)],
+                "markeredgecolor": color,
+                "markeredgewidth": 0.7,
+            }
+    return styles
+
+
+def shades(color: str, count: int) -> list[str]:
+    """A colour from dark to light in ``count`` steps; the colour itself if one is enough."""
+    if count == 1:
+        return [color]
+    step = (_LIGHTEST - _DARKEST) / (count - 1)
+    return [_shade(color, _DARKEST + i * step) for i in range(count)]
 
 
 def legend_labels(labels: list[str]) -> dict[str, str]:
-    """Short names for a legend: of a method's settings only those that tell its variants apart."""
-    settings = {label: _settings(label) for label in labels}
+    """Short names for a legend: without the settings that all of a method's labels share."""
+    parts = {label: split_label(label) for label in labels}
     short = {}
-    for label, (name, pairs) in settings.items():
-        others = [set(p) for lab, (n, p) in settings.items() if n == name and lab != label]
-        told = [pair for pair in pairs if any(pair not in other for other in others)]
-        short[label] = f"{name} ({', '.join(told)})" if told else name
+    for label, (name, pairs, rest) in parts.items():
+        same = [other for other, (n, _, _) in parts.items() if n == name]
+        told = [f"{k}={v}" for k, v in pairs.items() if any(parts[o][1].get(k) != v for o in same)]
+        short[label] = (f"{name} ({', '.join(told)})" if told else name) + rest
     return short if len(set(short.values())) == len(labels) else {label: label for label in labels}
 
 
-def _settings(label: str) -> tuple[str, list[str]]:
-    """Name and ``key=value`` pairs of a method label."""
+def split_label(label: str) -> tuple[str, dict[str, str], str]:
+    """Name, settings and what follows them: ``rr(tau=0.9), keep none`` has all three."""
     name, _, inside = label.partition("(")
-    return name, [pair for pair in inside.rstrip(")").split(", ") if pair]
+    settings, _, rest = inside.rpartition(")")
+    if not settings:
+        name, comma, rest = label.partition(", ")
+        return name, {}, comma + rest
+    pairs = (pair.partition("=") for pair in settings.split(", "))
+    return name, {key: value for key, _, value in pairs}, rest
 
 
 def length_label(tokens: int) -> str:

@@ -1,0 +1,197 @@
+"""``latency.md``: every time with its density and repeats, and by name what could not be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from rr_bench.redact import redact
+from rr_bench.report.environment import MACHINE, environment_lines
+from rr_bench.report.latency import LEVELS, Latency
+from rr_bench.report.load import natural
+from rr_bench.report.style import length_label
+
+DEFINITIONS = """\
+- **ms**: median device time of a call; **p20–p80**: 20th to 80th percentile of its **n** calls.
+  Batch 1, causal, prefill only.
+- **vs cuDNN**, **vs FA2**: time of dense causal attention by cuDNN or FlashAttention-2, in the same run
+  at the same level, divided by the row's time; above 1 the row is faster.
+- **density**: percent of the causal blocks that attention computes. A speed-up holds for its density.
+- inputs **mask**: a block mask of a set density, the kernel alone. **replay**: selection timed in full,
+  attention over a mask of the set density. **random**, **probe**: attention over what the method
+  selected on random inputs, or on queries and keys of the probe's own prompts.
+- **TFLOP/s** counts the kept blocks alone, of a diagonal block its lower triangle.
+- **of cuDNN's time**: a selection's time in percent of dense attention by cuDNN.
+- **MiB**: memory allocated at most during a call, its result included, a selection's index lists not.
+- **error**: what the check before the timing found: of attention the relative error, of a selection the
+  share of blocks that its PyTorch twin chose otherwise.
+"""
+
+Columns = Mapping[str, Callable[[pd.Series], str]]
+
+
+def to_markdown(latency: Latency) -> str:
+    """The page of a ``latency.csv``: environment, one table per level and model, what is missing."""
+    record = latency.env or {"device": latency.device}
+    parts = ["# Latency", *environment_lines([record], [*MACHINE, "gpu_state"]), ""]
+    for title, rows, columns in _sections(latency):
+        parts += [f"## {title}", "", _table(rows, columns, "github"), ""]
+    lines = not_timed(latency)
+    if lines:
+        parts += ["## Not timed", "", *(f"- {line}" for line in lines), ""]
+    parts += ["## Terms", "", DEFINITIONS]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def to_text(latency: Latency) -> str:
+    """For a terminal: per level and model a line per method, its times and speed-ups by length."""
+    parts = [f"latency on {latency.device}: ms (speed-up over the strongest dense attention)"]
+    shown = latency.done[latency.done["level"].isin(["prefill", "layer", "both"])]
+    for (level, model, inputs), rows in _groups(shown, ["level", "model", "inputs"]):
+        lengths = sorted(rows["length"].unique())
+        lines = []
+        for (method, backend, density), own in _groups(
+            rows.assign(density=rows["density"].round(2)), ["method", "backend", "density"]
+        ):
+            times = {row["length"]: _cell(row) for row in own.to_dict("records")}
+            cells = [times.get(length, "–") for length in lengths]
+            lines.append([method, backend, f"{100 * density:.0f}", *cells])
+        heads = ["method", "backend", "density", *(length_label(int(one)) for one in lengths)]
+        table = tabulate(lines, headers=heads, tablefmt="simple", disable_numparse=True)
+        parts.append(f"{LEVELS[level]}, {model}, {inputs}\n{table}")
+    notes = "\n".join(f"note: not timed: {line}" for line in not_timed(latency))
+    return "\n\n".join(filter(None, [*parts, notes]))
+
+
+def not_timed(latency: Latency) -> list[str]:
+    """The cases that failed or are missing, each with its reason."""
+    frame = latency.frame[latency.frame["status"] != "done"]
+    lines = []
+    for row in frame.to_dict("records"):
+        names = [row[name] for name in ("level", "model", "inputs", "method", "backend") if row[name]]
+        names += [length_label(int(row["length"]))] if row["length"] > 0 else []
+        names += [f"density {_percent(row['density'])}"] if row["density"] > 0 else []
+        reason = redact(str(row["reason"])).replace("\n", " ") or "no reason given"
+        lines.append(f"{' '.join(names)}: {row['status']}: {reason}")
+    return lines
+
+
+def _sections(latency: Latency) -> Iterator[tuple[str, pd.DataFrame, Columns]]:
+    """Title, rows and columns of every table; the kernel on set masks has one of its own."""
+    done = latency.done
+    kernel = (done["level"] == "attention") & (done["inputs"] == "mask")
+    for (level, model), rows in _groups(done[~kernel], ["level", "model"]):
+        title = LEVELS.get(level, level)
+        columns = {"ceiling": _CEILINGS, "selection": _SELECTION}.get(str(level), _TIMES)
+        yield f"{title}, {model}" if model else title, rows, columns
+    for (model,), rows in _groups(done[kernel], ["model"]):
+        dense = rows[rows["backend"] == "dense:cudnn"].groupby("length")["tflops"].max()
+        flex = rows[rows["backend"] == "flex_attention"].set_index(["length", "density"])["tflops"]
+        pairs = pd.MultiIndex.from_frame(rows[["length", "density"]])
+        ratios = {
+            "of_cudnn": rows["tflops"] / rows["length"].map(dense),
+            "of_flex": rows["tflops"].to_numpy() / flex.reindex(pairs).to_numpy(),
+        }
+        yield f"attention kernel on masks of set density, {model}", rows.assign(**ratios), _KERNEL
+
+
+def _groups(frame: pd.DataFrame, names: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Groups in reading order: levels as on the page, names with 8 before 16."""
+    order = {level: i for i, level in enumerate(LEVELS)}
+
+    def rank(item: tuple[tuple[Any, ...], pd.DataFrame]) -> list[Any]:
+        parts = zip(names, item[0], strict=True)
+        return [order.get(v, len(order)) if k == "level" else natural(str(v)) for k, v in parts]
+
+    yield from sorted(frame.groupby(names, dropna=False), key=rank)
+
+
+def _table(rows: pd.DataFrame, columns: Columns, style: str) -> str:
+    """Rows by inputs, method, back end, density (falling) and length; a column without values goes."""
+    rows = rows.sort_values(
+        ["inputs", "method", "backend", "density", "length"],
+        key=lambda one: -one if one.name == "density" else one,
+    )
+    text = pd.DataFrame(
+        {name: [show(row) for _, row in rows.iterrows()] for name, show in columns.items()}
+    )
+    empty = [name for name in text if (text[name] == "–").all()]
+    return tabulate(
+        text.drop(columns=empty),
+        headers="keys",
+        tablefmt=style,
+        showindex=False,
+        disable_numparse=True,
+    )
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    return f"{_ms(row['median_ms'])} ({_times(row['speedup'])})"
+
+
+def _text(name: str) -> Callable[[pd.Series], str]:
+    return lambda row: str(row[name]).replace("|", "/") or "–"
+
+
+def _number(name: str, show: Callable[[float], str]) -> Callable[[pd.Series], str]:
+    return lambda row: "–" if pd.isna(row[name]) else show(row[name])
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+
+
+def _times(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}"
+
+
+_CASE_COLUMNS: Columns = {
+    "inputs": _text("inputs"),
+    "method": _text("method"),
+    "backend": _text("backend"),
+    "density (%)": _number("density", _percent),
+    "length": _number("length", lambda value: f"{value:.0f}"),
+}
+_TIME_COLUMNS: Columns = {
+    "ms": _number("median_ms", _ms),
+    "p20–p80": lambda row: f"{_ms(row['p20_ms'])}–{_ms(row['p80_ms'])}",
+    "vs cuDNN": _number("vs_dense_cudnn", _times),
+    "vs FA2": _number("vs_dense_fa2", _times),
+}
+_ERROR: Columns = {"error": _number("error", lambda value: f"{value:.2g}")}
+_N: Columns = {"n": _number("n", lambda value: f"{value:.0f}")}
+_TIMES: Columns = {
+    **_CASE_COLUMNS,
+    **_TIME_COLUMNS,
+    "MiB": _number("peak_extra_mib", lambda value: f"{value:.0f}"),
+    **_ERROR,
+    **_N,
+}
+_SELECTION: Columns = {
+    **_TIMES,
+    "of cuDNN's time (%)": _number("of_dense", _percent),
+}
+_KERNEL: Columns = {
+    **{name: show for name, show in _CASE_COLUMNS.items() if name != "inputs"},
+    **_TIME_COLUMNS,
+    "TFLOP/s": _number("tflops", lambda value: f"{value:.0f}"),
+    "of cuDNN's rate": _number("of_cudnn", lambda value: f"{value:.2f}"),
+    "of flex_attention's rate": _number("of_flex", lambda value: f"{value:.2f}"),
+    **_ERROR,
+    **_N,
+}
+_CEILINGS: Columns = {
+    "method": _text("method"),
+    "backend": _text("backend"),
+    "length": _number("length", lambda value: f"{value:.0f}"),
+    "TFLOP/s": _number("tflops", lambda value: f"{value:.0f}"),
+    "GB/s": _number("gb_s", lambda value: f"{value:.0f}"),
+    **_N,
+}

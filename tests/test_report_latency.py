@@ -1,0 +1,239 @@
+"""Latency figures and page: nothing that failed is drawn, and no two devices meet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from rr_bench.report import latency_figures, write_report
+from rr_bench.report.latency import LatencyError, read_latency
+from rr_bench.report.latency_figures import methods_at
+from rr_bench.report.latency_tables import not_timed
+from rr_bench.report.style import RC
+from tests.fabricate import FULL, write_cell
+from tests.fabricate_latency import DEVICE, MODEL, row, rows, write_latency
+
+ROOT = Path(__file__).resolve().parent.parent
+STEMS = {f"latency_{name}-{MODEL}" for name in ("time", "speedup", "split", "rate")}
+RR = "rr(tau=0.95, stride=8)"
+
+
+def table(page: str, title: str) -> list[list[str]]:
+    """Cells of the lines of one table of a Markdown page, its head first."""
+    lines = page.split(f"## {title}\n")[1].split("\n## ")[0].splitlines()
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    return [found[0], *found[2:]]
+
+
+def test_page_and_figures_of_a_whole_run(tmp_path: Path) -> None:
+    write_latency(tmp_path, list(rows()))
+    report = write_report(tmp_path)
+    assert report.problems == [] and report.frame.empty
+    assert {path.stem for path in report.paths} == {"latency", *STEMS}
+    figures = [path for path in report.paths if path.parent.name == "figures"]
+    assert all(path.read_bytes()[:4] in (b"\x89PNG", b"%PDF") for path in figures) and len(figures) == 8
+    page = (tmp_path / "latency.md").read_text()
+    assert f"- device: {DEVICE}" in page and "- versions: torch 2.11.0" in page
+    assert "## Not timed" not in page and "Not timed" not in report.table
+    head, *lines = table(page, f"selection + attention, {MODEL}")
+    (line,) = [line for line in lines if line[1] == RR and "131072" in line]
+    shown = dict(zip(head, line, strict=True))
+    assert (shown["ms"], shown["p20–p80"], shown["density (%)"], shown["n"]) == (
+        "94.0",
+        "91.2–99.6",
+        "35",
+        "20",
+    )
+    assert (shown["vs cuDNN"], shown["vs FA2"]) == ("2.66×", "4.57×")
+    assert "94.0 (2.66×)" in report.table
+    assert table(page, "ceilings")[1][-2:] == ["788", "20"]
+
+
+def test_files_do_not_change_when_rebuilt(tmp_path: Path) -> None:
+    write_latency(tmp_path, list(rows()))
+    before = {path: path.read_bytes() for path in write_report(tmp_path).paths}
+    assert {path: path.read_bytes() for path in write_report(tmp_path).paths} == before
+
+
+def test_kernel_rates_stand_beside_cudnn_and_flex_attention(tmp_path: Path) -> None:
+    case = {"inputs": "mask", "density": 0.5}
+    write_latency(
+        tmp_path,
+        [
+            row("attention", "full", "dense:cudnn", 8192, 1.0, inputs="mask", tflops=600),
+            row("attention", "mask", "hopper", 8192, 0.6, tflops=570, **case),
+            row("attention", "mask", "flex_attention", 8192, 0.9, tflops=380, **case),
+            row("attention", "mask", "hopper", 4096, 0.3, tflops=500, **case),
+        ],
+    )
+    write_report(tmp_path)
+    head, *lines = table(
+        (tmp_path / "latency.md").read_text(), f"attention kernel on masks of set density, {MODEL}"
+    )
+    named = [dict(zip(head, line, strict=True)) for line in lines]
+    ratios = {
+        (line["backend"], line["length"]): (line["of cuDNN's rate"], line["of flex_attention's rate"])
+        for line in named
+    }
+    assert ratios["hopper", "8192"] == ("0.95", "1.50")
+    assert ratios["hopper", "4096"] == ("–", "–")  # nothing to compare with
+    assert ratios["dense:cudnn", "8192"] == ("1.00", "–")
+
+
+def test_what_failed_is_named_and_never_drawn(tmp_path: Path) -> None:
+    fast = {"median_ms": 0.001, "vs_dense_cudnn": 9999.0, "vs_dense_fa2": 9999.0}
+    failed = row(
+        "both", "new", "hopper", 262144, 1.0, status="failed", reason="bad at /home/a/b.py", **{}
+    )
+    absent = row("prefill", RR, "hopper", 262144, 1.0, status="missing", density=None)
+    write_latency(tmp_path, [*rows(), {**failed, **fast}, {**absent, **fast}])
+    latency = read_latency(tmp_path)
+    assert (
+        latency.frame.loc[latency.frame["status"] != "done", ["median_ms", "speedup"]]
+        .isna()
+        .all(axis=None)
+    )
+    report = write_report(tmp_path)
+    assert report.problems == []
+    first, second = not_timed(latency)
+    assert first == f"both {MODEL} replay new hopper 256K density 35: failed: bad at …/b.py"
+    assert second == f"prefill {MODEL} replay {RR} hopper 256K: missing: no reason given"
+    page = (tmp_path / "latency.md").read_text()
+    assert f"- {first}" in page and first in report.table
+    assert "262144" not in page.split("## Not timed")[0] and "9999" not in page
+    assert "new" not in set(methods_at(latency.done, "both")["method"])
+
+
+def test_a_second_device_or_driver_is_refused(tmp_path: Path) -> None:
+    mixed = [row("both", RR, "hopper", 8192, 1.0), row("both", RR, "hopper", 4096, 1.0, device="Other")]
+    write_latency(tmp_path, mixed)
+    report = write_report(tmp_path)
+    assert report.paths == [] and "2 devices (Imaginary GPU; Other)" in report.problems[0]
+    assert not (tmp_path / "figures").exists()
+    write_latency(tmp_path, mixed[:1], {"device": DEVICE, "driver": "1", "resumed": [{"driver": "2"}]})
+    assert "2 drivers (1; 2)" in write_report(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"median_ms": None}, "line 2: done without a positive median_ms"),
+        ({"status": "fine"}, "line 2: status is none of done, failed, missing"),
+        ({"length": None}, "line 2: done without a length"),
+        ({"p20_ms": 5.0}, "line 2: p20_ms, median_ms and p80_ms are not in order"),
+        ({"tflops": "many"}, "column tflops"),
+    ],
+)
+def test_rows_that_contradict_themselves_are_refused(tmp_path, change, message) -> None:
+    write_latency(tmp_path, [row("both", RR, "hopper", 8192, 1.0) | change])
+    with pytest.raises(LatencyError, match=message):
+        read_latency(tmp_path)
+
+
+def test_absent_columns_and_cases_timed_twice_are_refused(tmp_path: Path) -> None:
+    one = row("both", RR, "hopper", 8192, 1.0)
+    write_latency(tmp_path, [one, one])
+    with pytest.raises(LatencyError, match="line 3: the case of an earlier line"):
+        read_latency(tmp_path)
+    write_latency(
+        tmp_path, [{name: value for name, value in one.items() if name not in ("n", "reason")}]
+    )
+    with pytest.raises(LatencyError, match="column reason, n is absent"):
+        read_latency(tmp_path)
+    (tmp_path / "latency.csv").write_text("")
+    with pytest.raises(LatencyError, match=r"latency\.csv"):
+        read_latency(tmp_path)
+
+
+def test_without_a_device_column_the_environment_names_it(tmp_path: Path) -> None:
+    write_latency(tmp_path, [{**row("both", RR, "hopper", 8192, 1.0), "device": None}])
+    assert read_latency(tmp_path).device == DEVICE
+    (tmp_path / "env.json").unlink()
+    assert read_latency(tmp_path).device == "unknown device"
+
+
+def test_figures_take_the_preferred_inputs_and_the_nearest_density(tmp_path: Path) -> None:
+    write_latency(
+        tmp_path,
+        [
+            row("both", RR, "hopper", 8192, 1.0, density=0.5),
+            row("both", RR, "hopper", 8192, 0.7, density=0.34),
+            row("both", RR, "dense:cudnn", 4096, 0.2, density=1.0),
+            row("both", RR, "hopper", 8192, 0.1, inputs="random"),
+            row("both", "streaming", "hopper", 8192, 0.5),
+            row("both", "streaming", "triton", 8192, 0.6),
+        ],
+    )
+    shown = methods_at(read_latency(tmp_path).done, "both")
+    found = {(one["series"], one["length"]): one["median_ms"] for one in shown.to_dict("records")}
+    assert found == {
+        (RR, 8192): 0.7,
+        (RR, 4096): 0.2,  # where it ran dense, its line goes on
+        ("streaming, hopper", 8192): 0.5,
+        ("streaming, triton", 8192): 0.6,
+    }
+    assert latency_figures.density_text(shown) == "densities 34 to 100 %"
+
+
+def lines_of(axes: Axes) -> dict[str, Line2D]:
+    return {str(line.get_label()): line for line in axes.lines}
+
+
+def test_drawn_values_are_the_rows(tmp_path: Path) -> None:
+    write_latency(tmp_path, list(rows()))
+    done = read_latency(tmp_path).done
+    with matplotlib.rc_context(RC):
+        time = latency_figures._time(done, "x")
+        speedup = latency_figures._speedup(done, "x")
+        rate = latency_figures._rate(done, "x")
+    assert time is not None and speedup is not None and rate is not None
+    times = lines_of(time.axes[0])
+    assert times["dense:cudnn"].get_ydata()[-1] == 250 and times["dense:fa2"].get_ydata()[-1] == 430
+    assert time.axes[0].get_xscale() == time.axes[0].get_yscale() == "log"
+    drawn = lines_of(speedup.axes[0])["rr"].get_ydata()
+    assert drawn[-1] == pytest.approx(250 / times["rr"].get_ydata()[-1])
+    assert len(speedup.axes) == 3 and len(rate.axes) == 3
+    assert list(lines_of(rate.axes[0])["matmul"].get_ydata()) == [788, 788]
+
+
+def test_split_is_of_the_strongest_dense_and_falls_back_on_the_kernel(tmp_path: Path) -> None:
+    write_latency(
+        tmp_path,
+        [
+            row("attention", "mask", "hopper", 131072, 100.0, inputs="mask", density=0.351),
+            row("selection", RR, "hopper", 131072, 5.0),
+            row("both", RR, "hopper", 131072, 106.0),
+            row("both", "streaming", "hopper", 131072, 90.0),  # its parts were not timed
+        ],
+    )
+    (part,) = latency_figures._split_parts(read_latency(tmp_path).done).to_dict("records")
+    assert part["method"] == RR and part["selection"] == pytest.approx(2.0)
+    assert part["attention"] == pytest.approx(40.0) and part["both"] == pytest.approx(42.4)
+
+
+def test_cells_and_latency_share_a_folder(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    write_latency(tmp_path, [row("both", RR, "hopper", 8192, 1.0)])
+    report = write_report(tmp_path)
+    assert {path.name for path in report.paths} >= {"summary.md", "latency.md"}
+    assert len(report.frame) == 1 and "one" not in report.problems
+    assert "full" in report.table and "latency on" in report.table
+    (tmp_path / "latency.csv").write_text("nonsense\n1\n")
+    report = write_report(tmp_path)
+    assert "is absent" in report.problems[0] and len(report.frame) == 1
+
+
+def test_command_reports_a_latency_folder(tmp_path: Path) -> None:
+    write_latency(tmp_path, [row("both", RR, "hopper", 8192, 1.0)])
+    command = [sys.executable, "-m", "rr_bench.report", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "latency.md" in done.stdout, done.stderr
+    (tmp_path / "latency.csv").write_text("level\nboth\n")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "is absent" in done.stderr
