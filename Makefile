@@ -11,13 +11,14 @@ WORKERS ?= 2
 # Stores and latency runs whose tables and figures `make figures` rebuilds.
 RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)) \
          $(patsubst %/latency.csv,%,$(wildcard results/*/latency.csv results/*/*/latency.csv)))
-# More settings for `make run`, such as ARGS='samples=2 lengths=[4096]'.
+# More settings for `make run` and `make bench`, such as ARGS='samples=2 lengths=[4096]'.
 ARGS ?=
 
-.PHONY: help install run test test-gpu lint figures clean
+.PHONY: help install run bench test test-gpu lint figures clean
 
 help:
 	@echo 'make run      install if needed, run the default experiment, print the table (ARGS=... adds settings)'
+	@echo 'make bench    time kernels, methods and whole prefills on the GPU at hand (ARGS=... adds settings)'
 	@echo 'make test     install if needed, run all tests that need no GPU'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
 	@echo 'make lint     ruff and mypy'
@@ -30,6 +31,9 @@ install: $(VENV)/installed
 
 run: $(VENV)/installed
 	$(PY) -m rr_bench $(ARGS)
+
+bench: $(VENV)/installed
+	$(PY) -m rr_bench +experiment=latency $(ARGS)
 
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/interpreter -n $(WORKERS)

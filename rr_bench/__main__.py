@@ -38,7 +38,13 @@ def _search(settings: RunSettings) -> int:
     return search(settings)
 
 
-VERBS = {"run": run, "calibrate": _calibrate, "search": _search}
+def _latency(settings: RunSettings) -> int:
+    from rr_bench.latency.experiment import latency
+
+    return latency(settings)
+
+
+VERBS = {"run": run, "calibrate": _calibrate, "search": _search, "latency": _latency}
 
 
 def main() -> None:

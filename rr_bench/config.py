@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 BACKENDS = ("auto", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
-VERBS = ("run", "calibrate", "search")
+VERBS = ("run", "calibrate", "search", "latency")
+LEVELS = ("ceiling", "attention", "selection", "both", "layer", "prefill")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
@@ -96,6 +97,40 @@ class WandbSettings:
 
 
 @dataclass
+class LatencySettings:
+    """Group ``latency``: what ``verb=latency`` times.
+
+    Attributes:
+        levels: some of ``LEVELS``, in the order in which they are measured.
+        models: shapes with random weights: known names, or mappings of a shape's fields.
+        captured: also time queries and keys of a prompt of ``model``.
+        densities: of the masks that kernels are compared on.
+        replay: densities of the masks that stand in for selections; layers take the first.
+        prefill_methods: names of the methods of the level ``prefill``, which takes long; the first
+            settings of each.
+        calls: timed calls of each row.
+        budget_ms: device time of a group of rows (one level, model and length), warm-up included;
+            at least 3 calls are made.
+        budget_s: seconds after which a level begins no new group: a number, or one for each level.
+    """
+
+    levels: list[str] = field(default_factory=lambda: list(LEVELS))
+    models: list[Any] = field(default_factory=lambda: ["llama31_8b", "qwen25_7b"])
+    captured: bool = True
+    densities: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.35, 0.2])
+    replay: list[float] = field(default_factory=lambda: [0.35, 0.5])
+    prefill_methods: list[str] = field(default_factory=list)
+    calls: int = 20
+    budget_ms: float = 4000.0
+    budget_s: Any = None
+
+    def limit_s(self, level: str) -> float:
+        """Seconds that a level may take before it begins no new group."""
+        limit = self.budget_s.get(level) if isinstance(self.budget_s, Mapping) else self.budget_s
+        return float("inf") if limit is None else float(limit)
+
+
+@dataclass
 class RunSettings:
     """Everything one run needs; ``conf/config.yaml`` explains each key."""
 
@@ -116,6 +151,7 @@ class RunSettings:
     target_density: float | None = None
     slice: str | None = None
     wandb: WandbSettings = field(default_factory=WandbSettings)
+    latency: LatencySettings = field(default_factory=LatencySettings)
     dry_run: bool = False
 
 
@@ -217,6 +253,29 @@ def _check_values(settings: RunSettings) -> None:
         if value not in choices:
             raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
     check_keep(settings.keep)
+    _check_latency(settings.latency)
+
+
+def _check_latency(latency: LatencySettings) -> None:
+    for level in latency.levels:
+        if level not in LEVELS:
+            raise ConfigError(f"latency.levels: unknown level {level!r}: {nearest(level, LEVELS)}")
+    for name in ("levels", "densities", "replay"):
+        values = getattr(latency, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"latency.{name}={values} is empty or lists something twice")
+    for name in ("densities", "replay"):
+        values = getattr(latency, name)
+        if not all(0 < density <= 1 for density in values):
+            raise ConfigError(f"latency.{name}={values}: shares above 0, at most 1")
+    if latency.calls < 1 or latency.budget_ms <= 0:
+        raise ConfigError("latency.calls and latency.budget_ms must be above 0")
+    limits = latency.budget_s
+    for level, limit in limits.items() if isinstance(limits, Mapping) else [("budget_s", limits)]:
+        if isinstance(limits, Mapping) and level not in LEVELS:
+            raise ConfigError(f"latency.budget_s: unknown level {level!r}: {nearest(level, LEVELS)}")
+        if limit is not None and not isinstance(limit, int | float):
+            raise ConfigError(f"latency.budget_s={limits}: seconds, one number or one for each level")
 
 
 def parse_slice(text: str) -> tuple[int, int]:

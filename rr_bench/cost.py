@@ -1,9 +1,9 @@
 """What a run will cost before it starts: prompts, tokens, and GPU hours where they can be known.
 
 Seconds come from measurements only: samples that a store already holds for the same model, device,
-method and length, else the prefill times of a latency table (``results/latency/**/*.csv`` with the
-columns ``device``, ``method``, ``length`` and ``prefill_s``). Without either the hours are unknown,
-never guessed; a missing length is scaled from the nearest measured one and marked.
+method and length, else the whole prefills of a latency table (``latency.csv`` of the latency
+experiment) for the model's shape. Without either the hours are unknown, never guessed; a missing
+length is scaled from the nearest measured one and marked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from rr_bench.records import RecordError
 from rr_bench.store import StoreError, cell_folders, read_cell
 from rr_bench.suite import DATASETS
 
-LATENCY = ROOT / "results" / "latency"
+RESULTS = ROOT / "results"
+LATENCY = ("latency*/latency.csv", "runs/latency*/latency.csv")
+"""Where the tables of the latency experiment lie, in ``results``."""
 
 Times = Mapping[tuple[str, str], Mapping[int, float]]
 """(device, method label or name) to length to seconds of one prompt."""
@@ -109,21 +111,36 @@ def stored_times(out: str | Path, model: str) -> dict[tuple[str, str], dict[int,
     }
 
 
-def table_times(folder: Path = LATENCY) -> dict[tuple[str, str], dict[int, float]]:
-    """Seconds of a prefill from latency tables; tables of another layout are passed over."""
+def table_times(model: str, results: Path = RESULTS) -> dict[tuple[str, str], dict[int, float]]:
+    """Seconds of a prefill from latency tables; those of the fastest back end.
+
+    Sparse prefills are timed there at one density, which is not what every prompt will need.
+
+    Args:
+        model: the model's name. Its shape's name has to begin it, punctuation and case aside:
+            ``llama31_8b`` stands for ``Llama-3.1-8B-Instruct``.
+        results: folder of the tables.
+    """
     found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for path in sorted(folder.rglob("*.csv")):
+    for path in sorted(path for pattern in LATENCY for path in results.glob(pattern)):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if {"device", "method", "length", "prefill_s"} <= row.keys() and row["prefill_s"]:
-                    key = row["device"], row["method"]
-                    found[key][int(row["length"])] = float(row["prefill_s"])
+                timed = row["level"] == "prefill" and row["median_ms"]
+                if timed and _plain(model).startswith(_plain(row["model"])):
+                    times = found[row["device"], row["method"]]
+                    length, seconds = int(row["length"]), float(row["median_ms"]) / 1e3
+                    times[length] = min(seconds, times.get(length, seconds))
     return dict(found)
+
+
+def _plain(name: str) -> str:
+    """A name's letters and digits, in lower case."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def known_times(out: str | Path, model: str) -> Times:
     """Measured seconds; a store's own samples before a table's."""
-    return {**table_times(), **stored_times(out, model)}
+    return {**table_times(model), **stored_times(out, model)}
 
 
 def describe(cost: Cost) -> str:

@@ -13,7 +13,7 @@ mask, would be worse than none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,13 +23,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flash_attention_mask, sdpa_mask
 
-from method.attention import SparsePrefill
+from method.attention import PrefillResult
 from method.kernels.dense import dense_decode
 from rr_bench.recorder import HookError, Recorder
 
 NAME = "rr_bench_prefill"
 NATIVE_KINDS = ("sliding_attention", "chunked_attention")
 UNSUPPORTED = ("s_aux", "softcap", "position_bias")
+
+Prefill = Callable[..., PrefillResult]
+"""A layer's prefill, called like :class:`method.attention.SparsePrefill`."""
 
 
 @dataclass
@@ -41,12 +44,12 @@ class _Forward:
 
 
 @contextmanager
-def sparse_prefill(model: PreTrainedModel, prefill: SparsePrefill) -> Iterator[Recorder]:
+def sparse_prefill(model: PreTrainedModel, prefill: Prefill) -> Iterator[Recorder]:
     """Send the prefill of ``model``'s language layers to ``prefill``.
 
     Args:
         model: a causal language model, or a vision-language model (its vision tower is left alone).
-        prefill: method, keep policy and back end.
+        prefill: attention of a layer; usually a :class:`method.attention.SparsePrefill`.
 
     Yields:
         A :class:`Recorder` of density and kernel names.
@@ -152,9 +155,7 @@ def _after(forward: _Forward, full: frozenset[int]) -> Any:
     return hook
 
 
-def _attention(
-    prefill: SparsePrefill, recorder: Recorder, forward: _Forward, native: frozenset[int]
-) -> Any:
+def _attention(prefill: Prefill, recorder: Recorder, forward: _Forward, native: frozenset[int]) -> Any:
     """Build the function that transformers calls in every attention layer."""
 
     def attend(

@@ -206,9 +206,18 @@ def test_cost_counts_what_was_measured_and_names_what_was_not():
 
 
 def test_times_come_from_tables_and_from_the_store(tmp_path):
-    (tmp_path / "a.csv").write_text("device,method,length,prefill_s\nH,full,8192,1.5\nH,rr,8192,\n")
-    (tmp_path / "b.csv").write_text("x,y\n1,2\n")
-    assert table_times(tmp_path) == {("H", "full"): {8192: 1.5}}
+    lines = [
+        "level,model,method,backend,length,median_ms,device",
+        "prefill,llama31_8b,full,dense:fa2,8192,1700,H",
+        "prefill,llama31_8b,full,dense:cudnn,8192,1500,H",
+        "prefill,llama31_8b,rr,,8192,,H",
+        "layer,llama31_8b,rr,triton,8192,20,H",
+        "prefill,qwen25_7b,full,dense:cudnn,8192,1400,H",
+    ]
+    (tmp_path / "latency_h200").mkdir()
+    (tmp_path / "latency_h200/latency.csv").write_text("\n".join(lines) + "\n")
+    assert table_times("Llama-3.1-8B-Instruct", tmp_path) == {("H", "full"): {8192: 1.5}}
+    assert table_times("probe", tmp_path) == {}
     from tests.fabricate import FULL, write_cell
 
     write_cell(tmp_path / "out", FULL, [1.0, 0.0])

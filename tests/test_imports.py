@@ -43,7 +43,6 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("tasks",),
         ("numpy", "torch", "transformers", "tokenizers", "safetensors", "tqdm"),
     ),
-    "latency": (("rr_bench.latency",), ("method",), ("torch",)),
     "judge": (
         ("rr_bench.judge",),
         ("store", "suite", "tasks"),
@@ -70,7 +69,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("method", "planning", "session", "run"),
         ("torch",),
     ),
-    "main": (("rr_bench.__main__",), ("planning", "run", "verbs"), ("hydra", "omegaconf")),
+    "latency": (
+        ("rr_bench.latency",),
+        ("method", "store", "planning", "model", "session", "run"),
+        ("torch", "transformers", "tqdm"),
+    ),
+    "main": (("rr_bench.__main__",), ("planning", "run", "verbs", "latency"), ("hydra", "omegaconf")),
 }
 
 LATE_TORCH = ("rr_bench.device",)

@@ -5,12 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
-from torch.nn.attention.flex_attention import flex_attention
 
 from method.blocks import BlockMask
 from method.keep import RR_KEEP
@@ -20,37 +15,9 @@ from method.kernels.select_triton import select_blocks_triton
 from method.kernels.sparse_hopper import HopperLaunch, block_sparse_hopper
 from method.kernels.sparse_triton import block_sparse_triton
 from method.kernels.triton_support import Launch
+from rr_bench.latency.baselines import Attend, dense, flex
 
-Attend = Callable[[Tensor, Tensor, Tensor, BlockMask, float], Tensor]
 Select = Callable[[Tensor, Tensor, float, int], BlockMask]
-
-DENSE = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
-
-
-def dense(backend: str) -> Attend:
-    """PyTorch's dense causal attention on one of its back ends; the mask is ignored."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
-        with sdpa_kernel(DENSE[backend]):
-            return F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=True
-            )
-
-    return attend
-
-
-def flex() -> Attend:
-    """PyTorch's compiled ``flex_attention`` on the same blocks."""
-    compiled = torch.compile(flex_attention, dynamic=False)
-    masks: dict[int, FlexBlockMask] = {}
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
-        if id(mask) not in masks:
-            masks.clear()
-            masks[id(mask)] = mask.to_flex()
-        return compiled(query, key, value, block_mask=masks[id(mask)], scale=scale, enable_gqa=True)
-
-    return attend
 
 
 def triton_kernel(launch: Launch | None) -> Attend:
