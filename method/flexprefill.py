@@ -13,7 +13,14 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks, visible_blocks
 from method.keep import KeepPolicy
 from method.kernels.line_attention import mean_tiles
-from method.vertical_slash import ESTIMATORS, line_map, profile, take_highest
+from method.vertical_slash import (
+    ESTIMATORS,
+    line_mask,
+    profile,
+    take_highest,
+    tokens_within,
+    uses_triton,
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,6 @@ class FlexPrefill(Method):
         * A block is 128 tokens; the authors also offer smaller ones.
         * γ = 1 without ``max_budget`` is dense exactly.
         * Densities are counted over the causal blocks, the authors' over the whole square.
-
-    With ``tau_js`` above 0 the host waits for the device once per layer, to learn which heads are
-    query-aware.
 
     Attributes:
         gamma: share of the mass, in (0, 1].
@@ -104,38 +108,65 @@ class FlexPrefill(Method):
         dense = self.gamma >= 1 and self.max_budget is None
         if dense or k_len <= max(2, least) * BLOCK:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
-        chosen = self._choose(query, key, scale, least)
-        chosen |= keep.forced(q_len, k_len, query.device)
-        return BlockMask.from_map(chosen, q_len, k_len)
+        triton = uses_triton(self.estimator, query)
+        lines, pooled, aware = self._lines(query, key, scale, least, triton)
+        newest = visible_blocks(q_len, k_len, query.device) - 1
+        others = None
+        if self.tau_js > 0:
+            others = self._pooled_map(query, pooled, aware, scale, k_len, triton)
+        return line_mask(
+            lines[0], lines[1], newest, q_len, k_len, keep, others=others, flags=aware, triton=triton
+        )
 
-    def _choose(self, query: Tensor, key: Tensor, scale: float, least: int) -> Tensor:
-        """The map before the keep policy: bool ``[B, Hq, rows, columns]``."""
+    def _lines(
+        self, query: Tensor, key: Tensor, scale: float, least: int, triton: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Block lines, mean keys, and which heads are query-aware.
+
+        Returns:
+            bool ``[2, B, Hq, columns]`` for columns and diagonals, ``[B, Hkv, columns, D]``, and bool
+            ``[B, Hq]``.
+        """
         q_len, k_len = query.shape[2], key.shape[2]
-        by_key, by_distance = profile(query, key, scale=scale, last=BLOCK, estimator=self.estimator)
-        last = min(BLOCK, q_len)
-        by_key, by_distance = by_key / last, by_distance / last
-        vertical = pool_sums(by_key)
+        profiles = profile(query, key, scale=scale, last=BLOCK, estimator=self.estimator)
+        shares = torch.stack(profiles) / min(BLOCK, q_len)
+        vertical = pool_sums(shares[0])
         # The profile counts distances from the far end, and the last, ragged piece is the nearest.
-        slash = pool_sums(by_distance.flip(-1)).flip(-1)
+        slash = pool_sums(shares[1].flip(-1)).flip(-1)
         most = num_blocks(k_len if self.max_budget is None else min(self.max_budget, k_len))
-        budgets = [blocks_for(part, self.gamma).clamp(least, most) for part in (by_key, by_distance)]
+        budgets = blocks_for(shares, self.gamma, triton=triton).clamp(least, most)
         aware = torch.zeros(query.shape[:2], dtype=torch.bool, device=query.device)
-        pooled = mean_tiles(key, BLOCK)
+        pooled = block_means(key, triton=triton)
         if self.tau_js > 0:
             aware = self._distance(query, pooled, vertical, scale) < self.tau_js
-            budgets = [budget.masked_fill(aware, least) for budget in budgets]
-        vertical[..., 0] = torch.inf
-        slash[..., 0] = torch.inf
-        newest = visible_blocks(q_len, k_len, query.device) - 1
-        lines = [take_highest(*pair) for pair in zip((vertical, slash), budgets, strict=True)]
-        chosen = line_map(lines[0], lines[1], newest, q_len, k_len)
-        if self.tau_js > 0:
-            item, head = aware.nonzero(as_tuple=True)
-            if len(item):
-                rows = mean_tiles(query[item, head][:, None], BLOCK)[:, 0]
-                columns = pooled[item, head // (query.shape[1] // key.shape[1])]
-                chosen[item, head] |= pooled_map(rows, columns, scale, self.gamma, q_len, k_len)
-        return chosen
+            budgets = budgets.masked_fill(aware, least)
+        scores = torch.stack((vertical, slash))
+        scores[..., 0] = torch.inf
+        return take_highest(scores, budgets), pooled, aware
+
+    def _pooled_map(
+        self, query: Tensor, pooled: Tensor, aware: Tensor, scale: float, k_len: int, triton: bool
+    ) -> Tensor:
+        """Blocks of the query-aware heads: bool ``[B, Hq, rows, columns]``, others unspecified."""
+        q_len = query.shape[2]
+        causal = causal_map(q_len, k_len, query.device)
+        if self.gamma >= 1:
+            return causal.expand(*aware.shape, -1, -1)
+        if triton:
+            # Imported here so that the method can be used where Triton is not installed.
+            from method.kernels.pooled_triton import pooled_weights_triton
+
+            rows = block_means(query, aware, triton=True)
+            weights = pooled_weights_triton(rows, pooled, aware, scale, q_len, k_len)
+            chosen = highest_within(weights.flatten(0, 1), self.gamma, aware.flatten())
+            return chosen.view(*aware.shape, *causal.shape)
+        others = torch.zeros(*aware.shape, *causal.shape, dtype=torch.bool, device=query.device)
+        item, head = aware.nonzero(as_tuple=True)
+        if len(item):
+            rows = block_means(query[item, head][:, None], triton=False)[:, 0]
+            columns = pooled[item, head // (query.shape[1] // pooled.shape[1])]
+            others[item, head] = pooled_map(rows, columns, scale, self.gamma, q_len, k_len)
+        return others
 
     def _distance(self, query: Tensor, pooled: Tensor, vertical: Tensor, scale: float) -> Tensor:
         """How far the pooled guess is from the true block mass of the last queries: ``[B, Hq]``.
@@ -153,19 +184,44 @@ class FlexPrefill(Method):
         ).sqrt()
 
 
-def blocks_for(profile: Tensor, gamma: float) -> Tensor:
+def blocks_for(profile: Tensor, gamma: float, *, triton: bool = False) -> Tensor:
     """Blocks a head may keep: int64 ``[...]`` for profiles ``[..., tokens]`` that sum to 1.
 
     The tokens that hold a share ``gamma``, the one that crosses it included, over 128, plus one.
     """
-    mass = profile.sort(dim=-1, descending=True).values.cumsum(-1)
-    tokens = 1 + (mass <= gamma).sum(-1)
-    return tokens // BLOCK + 1
+    return (1 + tokens_within(profile, gamma, triton=triton)) // BLOCK + 1
 
 
 def pool_sums(profile: Tensor) -> Tensor:
     """Sums over blocks of 128 from index 0: ``[..., ceil(tokens / 128)]``."""
-    return F.pad(profile, (0, -profile.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK)).sum(-1)
+    ragged = -profile.shape[-1] % BLOCK
+    padded = F.pad(profile, (0, ragged)) if ragged else profile
+    return padded.unflatten(-1, (-1, BLOCK)).sum(-1)
+
+
+def block_means(tensor: Tensor, flags: Tensor | None = None, *, triton: bool) -> Tensor:
+    """Mean vector of every block of 128 tokens ``[B, H, blocks, D]``, for the heads of ``flags``."""
+    if not triton:
+        return mean_tiles(tensor, BLOCK)
+    # Imported here so that the method can be used where Triton is not installed.
+    from method.kernels.pooled_triton import mean_tiles_triton
+
+    return mean_tiles_triton(tensor, BLOCK, flags)
+
+
+def pooled_weights(rows: Tensor, columns: Tensor, scale: float, q_len: int, k_len: int) -> Tensor:
+    """Causal softmax of some heads' block means: ``[n, rows, columns]``.
+
+    Args:
+        rows: mean query of every query block, ``[n, rows, D]``.
+        columns: mean key of every key block, ``[n, columns, D]``.
+        scale: factor on the logits.
+        q_len: query tokens.
+        k_len: key tokens.
+    """
+    future = ~causal_map(q_len, k_len, rows.device)
+    logits = (rows @ columns.transpose(-1, -2)) * scale
+    return logits.masked_fill(future, -torch.inf).softmax(-1)
 
 
 def pooled_map(
@@ -174,19 +230,28 @@ def pooled_map(
     """Highest entries of the pooled attention maps of some heads: bool ``[n, rows, columns]``.
 
     The entries of all rows compete: they are kept in descending order while their sum is at most
-    ``gamma`` times the number of rows, so a row of small entries may keep none.
+    ``gamma`` times the number of rows, so a row of small entries may keep none. Arguments as for
+    :func:`pooled_weights`.
+    """
+    weights = pooled_weights(rows, columns, scale, q_len, k_len)
+    ranked, order = weights.flatten(1).sort(dim=-1, descending=True, stable=True)
+    taken = ranked.double().cumsum(-1) <= gamma * rows.shape[1]
+    chosen = torch.zeros_like(taken).scatter_(1, order, taken)
+    return chosen.view(weights.shape) & causal_map(q_len, k_len, rows.device)
+
+
+def highest_within(weights: Tensor, gamma: float, flags: Tensor) -> Tensor:
+    """The same choice from the maps of flagged heads, by Triton and without sorting.
 
     Args:
-        rows: mean query of every query block, ``[n, rows, D]``.
-        columns: mean key of every key block, ``[n, columns, D]``.
-        scale: factor on the logits.
+        weights: fp32 ``[n, rows, columns]``, contiguous.
         gamma: share of the map's total.
-        q_len: query tokens.
-        k_len: key tokens.
+        flags: bool ``[n]``; the result for other heads is unspecified.
     """
-    causal = causal_map(q_len, k_len, rows.device)
-    logits = (rows @ columns.transpose(-1, -2)) * scale
-    weights = logits.masked_fill(~causal, -torch.inf).softmax(-1).flatten(1)
-    ranked, order = weights.sort(dim=-1, descending=True, stable=True)
-    taken = ranked.double().cumsum(-1) <= gamma * rows.shape[1]
-    return torch.zeros_like(taken).scatter_(1, order, taken).view(-1, *causal.shape) & causal
+    # Imported here so that the method can be used where Triton is not installed.
+    from method.kernels.prefix_triton import find_prefix
+
+    limit = gamma * weights.shape[1]
+    limits = torch.full(weights.shape[:1], limit, dtype=torch.float64, device=weights.device)
+    found = find_prefix(weights.flatten(1), limits, count=False, flags=flags)
+    return found.keep().view(weights.shape)

@@ -16,7 +16,15 @@ from method.keep import KeepPolicy
 from method.kernels import line_attention as native
 from method.streaming import a_shape_map
 from method.tables import layer_entry, read_layers
-from method.vertical_slash import ESTIMATORS, profile, project_lines, take_sizes
+from method.vertical_slash import (
+    ESTIMATORS,
+    device_numbers,
+    line_mask,
+    profile,
+    project_lines,
+    take_highest,
+    uses_triton,
+)
 
 LINES, A_SHAPE, BLOCKS = "vertical_and_slash", "stream_llm", "block_sparse"
 VARIANTS = ("projected", "native")
@@ -130,24 +138,50 @@ class MInference(Method):
         if layer < self.dense_layers:
             return BlockMask.causal(batch, heads, q_len, k_len, device)
         plan = self.heads_of(layer, heads)
+        triton = uses_triton(self.estimator, query)
+        others = flags = None
+        members = [head for head in range(heads) if plan[head][0] == LINES]
+        if len(members) == heads:
+            lines = project_lines(*self.lines(query, key, scale, plan, members), q_len, k_len)
+        else:
+            others = self._others(query, key, plan)
+            flags = device_numbers(tuple(float(kind != LINES) for kind, *_ in plan), device) > 0
+            flags = flags.expand(batch, heads)
+            lines = self._some_lines(query, key, scale, plan, members)
+        return line_mask(*lines, q_len, k_len, keep, others=others, flags=flags, triton=triton)
+
+    def _some_lines(
+        self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Block lines of a layer in which only ``members`` have any; see :func:`project_lines`."""
+        q_len, k_len, device = query.shape[2], key.shape[2], query.device
+        none = torch.zeros(*query.shape[:2], k_len, dtype=torch.bool, device=device)
+        if not members:
+            return project_lines(none, none, q_len, k_len)
+        columns, slashes = (
+            none.index_copy(1, head_index(members, device), part)
+            for part in self.lines(query, key, scale, plan, members)
+        )
+        return project_lines(columns, slashes, q_len, k_len)
+
+    def _others(self, query: Tensor, key: Tensor, plan: list[Head]) -> Tensor:
+        """Blocks of the heads without lines: bool ``[B, Hq, rows, columns]``, others False."""
+        (batch, heads, q_len, _), k_len, device = query.shape, key.shape[2], query.device
         causal = causal_map(q_len, k_len, device)
-        chosen = torch.empty(batch, heads, *causal.shape, dtype=torch.bool, device=device)
-        members = {kind: [h for h in range(heads) if plan[h][0] == kind] for kind in PATTERNS}
-        if members[LINES]:
-            lines = self.lines(query, key, scale, plan, members[LINES])
-            chosen[:, members[LINES]] = project_lines(*lines, q_len, k_len)
-        if members[A_SHAPE]:
-            sizes = self._a_shapes(plan, members[A_SHAPE], k_len, device)
-            chosen[:, members[A_SHAPE]] = a_shape_map(q_len, k_len, *sizes, device)
-        if members[BLOCKS]:
-            tiles = self._tiles(query, key, members[BLOCKS])
-            rows, columns = causal.shape
+        rows, columns = causal.shape
+        others = torch.zeros(batch, heads, rows, columns, dtype=torch.bool, device=device)
+        members = [head for head in range(heads) if plan[head][0] == A_SHAPE]
+        if members:
+            sizes = self._a_shapes(plan, members, k_len, device)
+            pattern = a_shape_map(q_len, k_len, *sizes, device).expand(batch, -1, -1, -1)
+            others.index_copy_(1, head_index(members, device), pattern)
+        members = [head for head in range(heads) if plan[head][0] == BLOCKS]
+        if members:
+            tiles = self._tiles(query, key, members)
             padded = F.pad(tiles, (0, 2 * columns - tiles.shape[3], 0, 2 * rows - tiles.shape[2]))
-            chosen[:, members[BLOCKS]] = (
-                padded.unflatten(3, (-1, 2)).any(4).unflatten(2, (-1, 2)).any(3)
-            )
-        chosen = (chosen & causal) | keep.forced(q_len, k_len, device)
-        return BlockMask.from_map(chosen, q_len, k_len)
+            blocks = padded.unflatten(3, (-1, 2)).any(4).unflatten(2, (-1, 2)).any(3)
+            others.index_copy_(1, head_index(members, device), blocks)
+        return others
 
     def attend(
         self,
@@ -208,19 +242,29 @@ class MInference(Method):
         self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
     ) -> tuple[Tensor, Tensor]:
         """Chosen keys and distances, bool ``[B, members, Lk]`` each."""
-        k_len = key.shape[2]
+        k_len, device = key.shape[2], key.device
         # Only the last queries matter, and their positions follow from the number of keys.
-        by_key, by_distance = profile(
-            query[:, :, -_LAST:], key, scale=scale, last=_LAST, estimator=self.estimator
-        )
-        at = torch.arange(k_len, device=key.device)
+        sums = profile(query[:, :, -_LAST:], key, scale=scale, last=_LAST, estimator=self.estimator)
+        if len(members) < query.shape[1]:
+            index = head_index(members, device)
+            sums = (sums[0].index_select(1, index), sums[1].index_select(1, index))
+        at = torch.arange(k_len, device=device)
         # No sum exceeds 64: above that, the nearer one comes first among the forced.
-        forced = 1000.0 - at
-        by_key = torch.where(at < 30, forced, by_key[:, members])
-        by_distance = torch.where(at < 100, forced, by_distance[:, members])
-        vertical = [min(k_len, max(plan[head][1], 30)) for head in members]
-        slash = [min(k_len, max(plan[head][2], 50)) for head in members]
-        return take_sizes(by_key, vertical), take_sizes(by_distance, slash)
+        scores = torch.stack(
+            [
+                torch.where(at < first, 1000.0 - at, part)
+                for part, first in zip(sums, (30, 100), strict=True)
+            ]
+        )
+        sizes = [
+            min(k_len, max(plan[head][place], least))
+            for place, least in ((1, 30), (2, 50))
+            for head in members
+        ]
+        counts = device_numbers(tuple(sizes), device).view(2, 1, -1)
+        triton = uses_triton(self.estimator, query)
+        columns, slashes = take_highest(scores, counts, triton=triton)
+        return columns, slashes
 
     def _a_shapes(
         self, plan: list[Head], members: list[int], k_len: int, device: torch.device
@@ -230,14 +274,16 @@ class MInference(Method):
             (plan[head][1], max(plan[head][2], 1)) if k_len > plan[head][2] else (k_len, k_len)
             for head in members
         ]
-        sink, window = torch.tensor(pairs, device=device)[:, :, None, None].unbind(1)
+        sizes = device_numbers(tuple(size for pair in pairs for size in pair), device)
+        sink, window = sizes.long().view(-1, 2, 1, 1).unbind(1)
         return sink, window
 
     def _tiles(self, query: Tensor, key: Tensor, members: list[int]) -> Tensor:
         """Chosen 64x64 tiles of block-sparse heads: bool ``[B, members, query tiles, key tiles]``."""
         group = query.shape[1] // key.shape[1]
-        rows, columns = native.mean_tiles(query[:, members]), native.mean_tiles(key)
-        logits = rows @ columns[:, [head // group for head in members]].transpose(-1, -2)
+        index = head_index(members, query.device)
+        rows, columns = native.mean_tiles(query.index_select(1, index)), native.mean_tiles(key)
+        logits = rows @ columns.index_select(1, index // group).transpose(-1, -2)
         visible = native.tile_causal(query.shape[2], key.shape[2], query.device)
         count = min(max(int(TOP_BLOCKS * self.ratio), 1), columns.shape[2])
         best = logits.masked_fill(~visible, -torch.inf).topk(count, dim=-1).indices
@@ -245,6 +291,11 @@ class MInference(Method):
 
 
 PATTERNS = (LINES, A_SHAPE, BLOCKS)
+
+
+def head_index(members: list[int], device: torch.device) -> Tensor:
+    """Indices of some heads on the device, int64."""
+    return device_numbers(tuple(members), device).long()
 
 
 def check_patterns(entry: Any, where: str) -> None:

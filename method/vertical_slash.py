@@ -1,15 +1,23 @@
-"""What the vertical-slash methods share: profiles, ranks, and lines turned into a block map."""
+"""What the vertical-slash methods share: profiles, ranks, and lines turned into block lists."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from method.blocks import BLOCK, causal_map, num_blocks
+from method.blocks import BLOCK, BlockMask, causal_map, num_blocks
+from method.keep import KeepPolicy
 from method.kernels.profile import attention_profile
 
 ESTIMATORS = ("auto", "torch", "triton")
+
+
+def uses_triton(estimator: str, tensor: Tensor) -> bool:
+    """Whether ``estimator`` means Triton: "auto" does on a GPU."""
+    return estimator == "triton" or (estimator == "auto" and tensor.is_cuda)
 
 
 def profile(
@@ -17,27 +25,57 @@ def profile(
 ) -> tuple[Tensor, Tensor]:
     """Attention of the last queries by key and by distance, from the estimator that is named.
 
-    "auto" is Triton on a GPU and PyTorch elsewhere. See
-    :func:`method.kernels.profile.attention_profile`.
+    See :func:`method.kernels.profile.attention_profile`.
     """
-    if estimator == "torch" or (estimator == "auto" and not query.is_cuda):
+    if not uses_triton(estimator, query):
         return attention_profile(query, key, scale=scale, last=last)
-    # Imported here so that the methods can be used where Triton is not installed.
+    # Imported here, as below, so that the methods can be used where Triton is not installed.
     from method.kernels.profile_triton import attention_profile_triton
 
     return attention_profile_triton(query, key, scale=scale, last=last)
 
 
-def take_highest(scores: Tensor, counts: Tensor) -> Tensor:
+def tokens_within(profiles: Tensor, share: float, *, triton: bool) -> Tensor:
+    """How many of the highest entries hold at most ``share``: int64 ``[...]``.
+
+    Args:
+        profiles: non-negative ``[..., n]``. Running totals are fp64.
+        share: the total that the counted entries may reach.
+        triton: count without sorting; fp32 only.
+    """
+    if not triton:
+        ranked = profiles.double().sort(dim=-1, descending=True).values
+        return (ranked.cumsum(-1) <= share).sum(-1)
+    from method.kernels.prefix_triton import find_prefix
+
+    flat = profiles.flatten(0, -2)
+    limit = torch.full((len(flat),), share, dtype=torch.float64, device=flat.device)
+    return find_prefix(flat, limit, count=False).counts().view(profiles.shape[:-1])
+
+
+def take_highest(scores: Tensor, counts: Tensor, *, triton: bool = False) -> Tensor:
     """The ``counts`` highest entries of every list: bool, the shape of ``scores``.
 
     Args:
-        scores: ``[..., n]``; equal scores go to the earlier entry.
-        counts: whole numbers ``[...]``; beyond ``n`` means all.
+        scores: non-negative ``[..., n]``; equal scores go to the earlier entry.
+        counts: whole numbers that broadcast to ``[...]``; beyond ``n`` means all.
+        triton: choose without sorting, which pays for long lists; fp32 only.
     """
+    if triton:
+        from method.kernels.prefix_triton import find_prefix
+
+        limits = counts.double().expand(scores.shape[:-1]).reshape(-1)
+        return find_prefix(scores.flatten(0, -2), limits, count=True).keep().view(scores.shape)
     order = scores.argsort(dim=-1, descending=True, stable=True)
     ranked = torch.arange(scores.shape[-1], device=scores.device) < counts[..., None]
-    return torch.zeros_like(ranked).scatter_(-1, order, ranked)
+    chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    return chosen.scatter_(-1, order, ranked.expand(scores.shape))
+
+
+@lru_cache(maxsize=512)
+def device_numbers(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as fp64 on the device, kept for the next call: copying them waits for the device."""
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def line_map(columns: Tensor, diagonals: Tensor, newest: Tensor, q_len: int, k_len: int) -> Tensor:
@@ -61,27 +99,68 @@ def line_map(columns: Tensor, diagonals: Tensor, newest: Tensor, q_len: int, k_l
     return (columns[..., None, :] | on_slash) & causal
 
 
-def take_sizes(scores: Tensor, sizes: list[int]) -> Tensor:
-    """The highest entries of every head, as many as it may have: bool ``[B, heads, Lk]``."""
-    order = scores.topk(max(sizes), dim=-1).indices
-    ranks = torch.arange(order.shape[-1], device=order.device)
-    live = ranks < torch.tensor(sizes, device=order.device)[:, None]
-    spare = scores.shape[-1]
-    chosen = torch.zeros(*scores.shape[:-1], spare + 1, dtype=torch.bool, device=order.device)
-    return chosen.scatter_(-1, torch.where(live, order, spare), True)[..., :spare]
+def line_mask(
+    columns: Tensor,
+    diagonals: Tensor,
+    newest: Tensor,
+    q_len: int,
+    k_len: int,
+    keep: KeepPolicy,
+    *,
+    others: Tensor | None = None,
+    flags: Tensor | None = None,
+    triton: bool,
+) -> BlockMask:
+    """The mask of the lines and of the keep policy.
+
+    Args:
+        columns: as for :func:`line_map`, like the next four.
+        diagonals: chosen block diagonals.
+        newest: the key block of diagonal 0.
+        q_len: query tokens.
+        k_len: key tokens.
+        keep: blocks that are always kept.
+        others: bool ``[B, Hq, rows, columns]``, further blocks of some heads.
+        flags: bool ``[B, Hq]``, the heads for which ``others`` counts and holds anything.
+        triton: write the lists at once, never the map.
+    """
+    if not triton:
+        chosen = line_map(columns, diagonals, newest, q_len, k_len)
+        if others is not None and flags is not None:
+            chosen |= others & flags[..., None, None] & causal_map(q_len, k_len, chosen.device)
+        return BlockMask.from_map(chosen | keep.forced(q_len, k_len, chosen.device), q_len, k_len)
+    from method.kernels.lists_triton import line_lists
+
+    lists = line_lists(columns, diagonals, newest, q_len, k_len, keep, others=others, flags=flags)
+    return BlockMask(*lists, q_len, k_len)
 
 
-def project_lines(columns: Tensor, slashes: Tensor, q_len: int, k_len: int) -> Tensor:
-    """Blocks that any chosen key or distance touches: bool ``[B, heads, rows, columns]``."""
-    device, shift = columns.device, k_len - q_len
-    blocks = F.pad(columns, (0, -k_len % BLOCK)).unflatten(-1, (-1, BLOCK)).any(-1)
+def project_lines(
+    columns: Tensor, slashes: Tensor, q_len: int, k_len: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Block lines that any chosen key or distance touches, as :func:`line_map` wants them.
+
+    Args:
+        columns: bool ``[B, heads, Lk]``, chosen keys.
+        slashes: bool ``[B, heads, Lk]``, chosen distances.
+        q_len: query tokens.
+        k_len: key tokens.
+
+    Returns:
+        Block columns, block diagonals, and the key block of diagonal 0 in every row.
+    """
+    shift = k_len - q_len
     base = (shift + BLOCK - 1) // BLOCK
-    newest = torch.arange(num_blocks(q_len), device=device) + base
-    # A row that starts at block edge + shift meets distance o in the blocks of its two ends.
-    start = shift - torch.arange(k_len, device=device)
-    near, far = base - (start + BLOCK - 1) // BLOCK, base - start // BLOCK
-    count = base - (shift - k_len + 1) // BLOCK + 1
-    diagonals = torch.zeros(*slashes.shape[:-1], count, dtype=torch.uint8, device=device)
-    for index in (near, far):
-        diagonals.scatter_reduce_(-1, index.expand_as(slashes), slashes.to(torch.uint8), "amax")
-    return line_map(blocks, diagonals.bool(), newest, q_len, k_len)
+    newest = torch.arange(num_blocks(q_len), device=columns.device) + base
+    # A row whose queries start `lead` tokens before a block edge meets distance o in the blocks of
+    # its two ends: those that hold o + lead, rounded down and up to whole blocks.
+    lead = base * BLOCK - shift
+    near, far = (any_of_blocks(slashes, lead + late) for late in (0, BLOCK - 1))
+    near = F.pad(near, (0, far.shape[-1] - near.shape[-1]))
+    return any_of_blocks(columns, 0), near | far, newest
+
+
+def any_of_blocks(flags: Tensor, lead: int) -> Tensor:
+    """Whether any flag is set in each block of 128, after ``lead`` unset ones."""
+    size = lead + flags.shape[-1]
+    return F.pad(flags, (lead, -size % BLOCK)).unflatten(-1, (-1, BLOCK)).any(-1)

@@ -12,7 +12,7 @@ from method.density import causal_blocks
 from method.keep import RR_KEEP
 from method.kernels.line_attention import line_cover, slash_starts
 from method.minference import MInference
-from method.vertical_slash import project_lines, take_sizes
+from method.vertical_slash import line_map, project_lines, take_highest
 from rr_bench.catalog import expand_method
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.test_streaming import blocks_of
@@ -101,7 +101,7 @@ def test_the_projection_holds_every_block_a_line_touches_and_no_other(q_len, k_l
         (torch.rand(1, 2, k_len, generator=generator) < 0.004).index_fill(2, torch.tensor([0]), True)
         for _ in "cs"
     )
-    blocks = project_lines(columns, slashes, q_len, k_len)
+    blocks = line_map(*project_lines(columns, slashes, q_len, k_len), q_len, k_len)
     distance = torch.arange(q_len)[:, None] + k_len - q_len - torch.arange(k_len)
     for head in range(2):
         on_line = columns[0, head] | slashes[0, head][distance.clamp(min=0)]
@@ -116,7 +116,11 @@ def test_the_projection_holds_every_block_a_line_touches_and_no_other(q_len, k_l
 
 def test_sizes_by_hand():
     scores = torch.tensor([[[1.0, 5, 3, 4], [1, 5, 3, 4]]])
-    assert take_sizes(scores, [1, 3]).int().tolist() == [[[0, 1, 0, 0], [0, 1, 1, 1]]]
+    kept = take_highest(scores, torch.tensor([1.0, 3]))
+    assert kept.int().tolist() == [[[0, 1, 0, 0], [0, 1, 1, 1]]]
+    # Equal scores go to the earlier entry, and there is no more to take than there is.
+    equal = torch.tensor([[0.0, 2, 0, 2, 0], [0, 2, 0, 2, 0]])
+    assert take_highest(equal, torch.tensor([3, 9])).int().tolist() == [[1, 1, 0, 1, 0], [1] * 5]
 
 
 def test_first_keys_and_near_distances_come_first():

@@ -10,15 +10,18 @@ the log-sum-exp of its logits, and the second one turns these into probabilities
 # mypy: disallow-untyped-defs=False
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from method.blocks import BLOCK, num_blocks
 from method.kernels.antidiagonal import check_reduction, stride_lag
 from method.kernels.checks import check_qk
-from method.kernels.triton_support import Launch, capability, check_triton, unit_stride
+from method.kernels.triton_support import Launch, aligned, capability, check_triton, unit_stride
 
 LOG2_E = 1.4426950408889634
 QUERY_STRIDES = 128
@@ -30,12 +33,12 @@ def launch_antidiagonal(chip: int, dtype: torch.dtype) -> Launch:
     """Launch settings on a chip of capability ``chip`` (0: the interpreter).
 
     The wide tile of 9.0 and 10.0 is what the tensor cores need there: a narrower one spends its
-    time on reading keys again.
+    time on reading keys again. Their copy engine takes the addresses off the programs' hands.
     """
     if dtype == torch.float32 or not chip:
         return Launch(128, 8, 1)
     if 90 <= chip < 120:
-        return Launch(256, 8, 3)
+        return Launch(256, 8, 4, tma=True)
     return Launch(128, 8, 3 if chip == 80 else 2)
 
 
@@ -45,51 +48,81 @@ def inner_step(head_dim: int, dtype: torch.dtype) -> int:
 
 
 @triton.jit
+def _strides_of(
+    tensor, item, head, first, token, dim, stride_l, length,
+    STRIDE: tl.constexpr, BLOCK_K: tl.constexpr, SIZE: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """Features ``dim`` on of one token of each stride, ``[SIZE, BLOCK_K]``, 0 behind the end."""
+    if TMA:
+        part = tl.reshape(tensor.load([item, head, first, token, dim]), (SIZE, BLOCK_K))
+    else:
+        at = (first + tl.arange(0, SIZE)) * STRIDE + token
+        ptrs = tensor + at.to(tl.int64)[:, None] * stride_l + (dim + tl.arange(0, BLOCK_K))[None, :]
+        part = tl.load(ptrs, mask=(at < length)[:, None], other=0.0)
+    return part
+
+
+@triton.jit
+def _sums_by_block(logits, BLOCKS: tl.constexpr, PER: tl.constexpr, MASKED: tl.constexpr):
+    """Base-2 log-sum-exp of each ``PER`` columns of ``[M, BLOCKS * PER]``, -inf for nothing seen."""
+    by_block = tl.reshape(logits, (logits.shape[0], BLOCKS, PER))
+    peak = tl.max(by_block, 2)
+    if not MASKED:
+        return peak + tl.log2(tl.sum(tl.exp2(by_block - peak[:, :, None]), 2))
+    # Where nothing is seen, 0 in place of -inf keeps the arithmetic finite.
+    empty = peak == float("-inf")
+    base = tl.where(empty, 0.0, peak)
+    total = tl.sum(tl.exp2(by_block - base[:, :, None]), 2)
+    return tl.where(empty, float("-inf"), base + tl.log2(tl.where(empty, 1.0, total)))
+
+
+@triton.jit
 def block_lse_kernel(
-    q_ptr, k_ptr, tiles_ptr, lse_ptr,
+    q_ptr, keys_ptr, tiles_ptr, lse_ptr,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
     first, heads, group, q_len, k_len, lag, q_strides, k_strides, columns, factor,
     HEAD_DIM: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(tiles, heads of this call)``; ``PER = 128 / S`` strides per block.
 
     Writes the base-2 log-sum-exp of every query stride over each key block of the tile,
-    ``[heads of this call, q_strides, columns]``.
+    ``[heads of this call, q_strides, columns]``. With ``TMA`` the keys are a descriptor of
+    ``[B, Hkv, strides, S, D]`` with blocks of one token of many strides, instead of a pointer. Queries
+    are not: a tile that had to be reshaped would reach the tensor cores by way of registers.
     """
     tile_m = tl.load(tiles_ptr + 2 * tl.program_id(0))
     tile_n = tl.load(tiles_ptr + 2 * tl.program_id(0) + 1)
-    item = ((first + tl.program_id(1)) // heads).to(tl.int64)
-    head = ((first + tl.program_id(1)) % heads).to(tl.int64)
-    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    dims = tl.arange(0, BLOCK_K)
-    q_token = rows * STRIDE + STRIDE - 1
-    k_token = cols * STRIDE
-    q_ptrs = q_ptr + item * stride_qb + head * stride_qh
-    q_ptrs += q_token.to(tl.int64)[:, None] * stride_ql + dims[None, :]
-    k_ptrs = k_ptr + item * stride_kb + (head // group) * stride_kh
-    k_ptrs += k_token.to(tl.int64)[None, :] * stride_kl + dims[:, None]
+    item = (first + tl.program_id(1)) // heads
+    head = (first + tl.program_id(1)) % heads
+    queries = q_ptr + item.to(tl.int64) * stride_qb + head.to(tl.int64) * stride_qh
+    keys = keys_ptr
+    if not TMA:
+        keys += item.to(tl.int64) * stride_kb + (head // group).to(tl.int64) * stride_kh
     dots = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     pieces: tl.constexpr = HEAD_DIM // BLOCK_K
     # One flat loop, so that it is pipelined in steps of BLOCK_K features.
     for step in range(0, STRIDE * pieces):
         token = step // pieces
-        start = (step % pieces) * BLOCK_K
-        q_real = (q_token - token < q_len)[:, None]
-        k_real = (k_token + token < k_len)[None, :]
-        q = tl.load(q_ptrs + (start - token * stride_ql), mask=q_real, other=0.0)
-        k = tl.load(k_ptrs + (start + token * stride_kl), mask=k_real, other=0.0)
-        dots = tl.dot(q, k, dots, input_precision=PRECISION)
-    seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
-    logits = tl.where(seen, dots * factor, float("-inf"))
-    by_block = tl.reshape(logits, (BLOCK_M, BLOCK_N // PER, PER))
-    peak = tl.max(by_block, 2)
-    # Where nothing is seen, 0 in place of -inf keeps the arithmetic finite.
-    empty = peak == float("-inf")
-    base = tl.where(empty, 0.0, peak)
-    total = tl.sum(tl.exp2(by_block - base[:, :, None]), 2)
-    lse = tl.where(empty, float("-inf"), base + tl.log2(tl.where(empty, 1.0, total)))
+        dim = (step % pieces) * BLOCK_K
+        q = _strides_of(
+            queries, item, head, tile_m * BLOCK_M, STRIDE - 1 - token, dim, stride_ql, q_len,
+            STRIDE, BLOCK_K, BLOCK_M, False,
+        )  # fmt: skip
+        k = _strides_of(
+            keys, item, head // group, tile_n * BLOCK_N, token, dim, stride_kl, k_len,
+            STRIDE, BLOCK_K, BLOCK_N, TMA,
+        )  # fmt: skip
+        dots = tl.dot(q, k.T, dots, input_precision=PRECISION)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    last = tile_n * BLOCK_N + BLOCK_N - 1
+    if (last <= tile_m * BLOCK_M + lag) & (last < k_strides):
+        lse = _sums_by_block(dots * factor, BLOCK_N // PER, PER, False)
+    else:
+        seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
+        logits = tl.where(seen, dots * factor, float("-inf"))
+        lse = _sums_by_block(logits, BLOCK_N // PER, PER, True)
     block = tile_n * (BLOCK_N // PER) + tl.arange(0, BLOCK_N // PER)
     out = (tl.program_id(1).to(tl.int64) * q_strides + rows.to(tl.int64)[:, None]) * columns
     keep = (rows < q_strides)[:, None] & (block < columns)[None, :]
@@ -146,14 +179,53 @@ def causal_tiles(q_strides: int, k_strides: int, lag: int, block_n: int) -> Tens
     return torch.stack([group * _GROUP + member, n], 1).to(torch.int32)
 
 
+@lru_cache(maxsize=16)
+def device_tiles(
+    q_strides: int, k_strides: int, lag: int, block_n: int, device: torch.device
+) -> Tensor:
+    """The tiles on the device, kept for the next layer: copying them waits for the device."""
+    return causal_tiles(q_strides, k_strides, lag, block_n).to(device)
+
+
+def stride_descriptor(tensor: Tensor, stride: int, size: int, width: int) -> TensorDescriptor:
+    """``[B, H, L, D]`` as ``[B, H, L / S, S, D]`` for the copy engine.
+
+    One copy takes ``width`` features of the same token of ``size`` strides. ``L`` is a multiple of S.
+    """
+    tensor = aligned(tensor)
+    batch, heads, length, dim = tensor.shape
+    of_item, of_head, of_token, _ = tensor.stride()
+    return TensorDescriptor(
+        tensor,
+        [batch, heads, length // stride, stride, dim],
+        [of_item, of_head, of_token * stride, of_token, 1],
+        [1, 1, size, 1, width],
+    )
+
+
 def antidiagonal_scores_triton(
-    query: Tensor, key: Tensor, *, scale: float, stride: int, reduction: str = "sum"
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float,
+    stride: int,
+    reduction: str = "sum",
+    launch: Launch | None = None,
 ) -> Tensor:
     """Estimated attention mass of every (query row, key block), on the GPU.
 
     Same arguments, errors and result as :func:`method.kernels.antidiagonal.antidiagonal_scores`,
     for bf16, fp16 and fp32 with head size 64, 96 or 128. Works on as many heads at a time as fit
     into 1 GiB of intermediate sums (at least one).
+
+    Args:
+        query: ``[B, Hq, Lq, D]``.
+        key: ``[B, Hkv, Lk, D]``.
+        scale: factor on the logits.
+        stride: ``S``.
+        reduction: "sum" or "max".
+        launch: settings to use instead of the chip's own; for tuning. Its copy engine serves only
+            keys that fill their last stride.
 
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
@@ -165,13 +237,12 @@ def antidiagonal_scores_triton(
     batch, heads, q_len, dim = query.shape
     k_len, per = key.shape[2], BLOCK // stride
     rows, columns = num_blocks(q_len), num_blocks(k_len)
-    q_strides, k_strides, lag = (
-        -(-q_len // stride),
-        -(-k_len // stride),
-        stride_lag(q_len, k_len, stride),
-    )
-    launch = launch_antidiagonal(capability(query.device), query.dtype)
-    tiles = causal_tiles(q_strides, k_strides, lag, launch.block_n).to(query.device)
+    q_strides, k_strides = -(-q_len // stride), -(-k_len // stride)
+    lag, width = stride_lag(q_len, k_len, stride), inner_step(dim, query.dtype)
+    launch = launch or launch_antidiagonal(capability(query.device), query.dtype)
+    tiles = device_tiles(q_strides, k_strides, lag, launch.block_n, query.device)
+    tma = launch.tma and k_len % stride == 0
+    keys = stride_descriptor(key, stride, launch.block_n, width) if tma else key
     # Zeros, because blocks above the diagonal are never visited.
     scores = query.new_zeros(batch, heads, rows, columns, dtype=torch.float32)
     together = min(batch * heads, max(1, _CHUNK_SUMS // (q_strides * columns)))
@@ -179,12 +250,11 @@ def antidiagonal_scores_triton(
     for first in range(0, batch * heads, together):
         members = min(together, batch * heads - first)
         block_lse_kernel[(tiles.shape[0], members)](
-            query, key, tiles, lse, *query.stride()[:3], *key.stride()[:3],
+            query, keys, tiles, lse, *query.stride()[:3], *key.stride()[:3],
             first, heads, heads // key.shape[1], q_len, k_len, lag, q_strides, k_strides, columns,
             scale * LOG2_E / stride,
             HEAD_DIM=dim, STRIDE=stride, PER=per, BLOCK_M=QUERY_STRIDES, BLOCK_N=launch.block_n,
-            BLOCK_K=inner_step(dim, query.dtype),
-            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+            BLOCK_K=width, PRECISION="ieee" if query.dtype == torch.float32 else "tf32", TMA=tma,
             num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
         block_mass_kernel[(rows, members)](

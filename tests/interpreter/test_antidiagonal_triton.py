@@ -8,6 +8,7 @@ import torch
 from method.kernels import antidiagonal_triton
 from method.kernels.antidiagonal import antidiagonal_scores
 from method.kernels.antidiagonal_triton import antidiagonal_scores_triton, causal_tiles
+from method.kernels.triton_support import Launch
 from method.oracle import Oracle
 from method.xattention import XAttention
 from tests.attention_cases import NO_KEEP, Case, tensors
@@ -40,6 +41,27 @@ def test_scores_match_the_twin(case, stride, reduction, dtype, kernel_device, po
     scores = antidiagonal_scores_triton(query, key, **options)
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, truth, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "stride"),
+    [
+        (Case(1024, 1024, group=2, dim=64, kv_heads=2, batch=2), 8),
+        (Case(251, 704, group=3, dim=96), 16),
+        (Case(512, 640, group=1, dim=128), 4),
+        (Case(300, 450, group=2, dim=64), 1),
+    ],
+    ids=str,
+)
+def test_tensor_descriptors_give_the_same(case, stride, kernel_device, poisoned):
+    if not INTERPRETING and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("needs the copy engine of 9.0 and newer")
+    query, key, _ = tensors(case, torch.float16, kernel_device)
+    options = {"scale": 0.2, "stride": stride}
+    truth = antidiagonal_scores(query, key, **options)
+    for launch in (Launch(128, 8, 3, tma=True), Launch(256, 8, 4, tma=True)):
+        scores = antidiagonal_scores_triton(query, key, launch=launch, **options)
+        torch.testing.assert_close(scores, truth, atol=5e-5, rtol=1e-4)
 
 
 def test_heads_worked_on_in_turns_give_the_same(kernel_device, monkeypatch):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from method.density import check_causal
 from method.flexprefill import FlexPrefill
+from method.keep import EQUAL_KEEP
 from method.kernels.profile import attention_profile
 from method.kernels.profile_triton import attention_profile_triton
+from method.minference import MInference
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
 
@@ -40,15 +45,46 @@ def test_profiles_match_the_twin(case, last, dtype, kernel_device, poisoned):
         torch.testing.assert_close(mass, torch.full_like(mass, min(last, case.q_len)))
 
 
-def test_both_estimators_choose_the_same_blocks(kernel_device):
-    query, key, _ = tensors(Case(1400, 1400, group=4), device=kernel_device)
-    masks = [
-        FlexPrefill(gamma=0.6, min_budget=256, estimator=estimator)
-        .select(query, key, scale=0.25, layer=0, keep=NO_KEEP)
-        .to_map()
+PATTERNS = [
+    {
+        "0": ["vertical_and_slash", 31, 101, 1.0],
+        "1": ["stream_llm", 100, 300, 1.0],
+        "2": ["block_sparse", 8, 1, 1.0],
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("q_len", "k_len"), [(1408, 1408), (1450, 1450), (300, 1400), (64, 1300)], ids=str
+)
+@pytest.mark.parametrize("keep", [NO_KEEP, EQUAL_KEEP], ids=["none", "equal"])
+@pytest.mark.parametrize("kind", ["flex", "flex_aware", "flex_all", "lines", "mixed"])
+def test_both_estimators_choose_the_same_blocks(kind, keep, q_len, k_len, kernel_device, tmp_path):
+    if (q_len, keep.sink) in ((1408, True), (64, True)):
+        pytest.skip("one policy is enough for this shape")
+    query, key, _ = tensors(Case(q_len, k_len, group=2, kv_heads=2), device=kernel_device, seed=3)
+    # Heads of different sharpness, so that some are query-aware.
+    sharpness = torch.tensor([0.5, 2.0, 40.0, 1.0], device=kernel_device)
+    query = query * sharpness.view(1, 4, 1, 1)
+    (tmp_path / "patterns.json").write_text(json.dumps(PATTERNS))
+    options: dict = {"gamma": 0.6, "min_budget": 256}
+    if kind == "flex":
+        options["tau_js"] = 0
+    if kind == "flex_all":
+        options |= {"tau_js": 1, "gamma": 1.0, "max_budget": 300}
+    if kind == "lines":
+        options = {"vertical_size": 40, "slash_size": 120}
+    if kind == "mixed":
+        options = {"patterns": str(tmp_path / "patterns.json"), "slash_size": 60}
+    method = FlexPrefill if kind.startswith("flex") else MInference
+    slow, fast = (
+        method(estimator=estimator, **options).select(query, key, scale=0.25, layer=0, keep=keep)
         for estimator in ("torch", "triton")
-    ]
-    assert torch.equal(*masks)
+    )
+    check_causal(fast)
+    assert torch.equal(slow.to_map(), fast.to_map())
+    dense = q_len == k_len and float(fast.counts.sum()) == 4 * 66
+    assert kind == "flex_all" or not dense
 
 
 def test_unsupported_inputs_say_what_is_supported(kernel_device):

@@ -1,0 +1,93 @@
+"""The kernels of the rival methods compile to machine code, without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from method.blocks import BLOCK
+from method.kernels import antidiagonal_triton, lists_triton, pooled_triton, prefix_triton
+from method.kernels.triton_support import padded_head
+from tests.conftest import INTERPRETING
+from tests.test_compile import NAMES, SHARED, build, own_cache, shapes
+
+__all__ = ["own_cache"]
+pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+@pytest.mark.parametrize("size", [131072, 1 << 20, 1 << 24])
+@pytest.mark.parametrize("chip", SHARED)
+def test_prefix_kernels_compile(chip, size, flagged):
+    sizes = prefix_triton.sizes_of(size)
+    warps = sizes.pop("num_warps")
+    pointers = {"values_ptr": "fp32", "flag_ptr": "u8", "keep_ptr": "i8"}
+    pointers |= dict.fromkeys(("low_ptr", "next_low_ptr", "level_ptr", "equal_ptr"), "i32")
+    pointers |= dict.fromkeys(("limit_ptr", "sums_ptr", "next_sums_ptr", "totals_ptr"), "fp64")
+    constants = {"FLAGGED": flagged, **sizes}
+    build(prefix_triton.prefix_keep_kernel, chip, pointers, constants, num_warps=warps)
+    constants["COUNT"] = not flagged
+    build(prefix_triton.prefix_level_kernel, chip, pointers, constants, num_warps=warps)
+    for first in (False, True):
+        constants["FIRST"] = first
+        build(prefix_triton.prefix_pass_kernel, chip, pointers, constants, num_warps=warps)
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("width", [16, 1024, 4096])
+@pytest.mark.parametrize("chip", SHARED)
+def test_line_list_kernel_compiles(chip, width, others):
+    pointers = dict.fromkeys(("columns_ptr", "diagonals_ptr", "others_ptr", "flag_ptr"), "u8")
+    pointers |= {"newest_ptr": "i64", "index_ptr": "i32", "count_ptr": "i32"}
+    constants = {"W": width, "ROW": BLOCK, "OTHERS": others}
+    constants |= dict.fromkeys(("SINK", "DIAGONAL", "LAST_ROW"), others)
+    warps = lists_triton.list_warps(width)
+    build(lists_triton.line_lists_kernel, chip, pointers, constants, num_warps=warps)
+
+
+@shapes
+def test_pooled_kernels_compile(chip, dtype, dim):
+    sizes = {"HEAD_DIM": dim, "PADDED": padded_head(dim)}
+    pointers = {"in_ptr": NAMES[dtype], "flag_ptr": "u8", "out_ptr": "fp32"}
+    constants = {**sizes, "SIZE": BLOCK, "FLAGGED": True}
+    build(pooled_triton.mean_tiles_kernel, chip, pointers, constants)
+    if dtype == torch.float32 or dim != 128:
+        return
+    pointers = {"rows_ptr": "fp32", "columns_ptr": "fp32", "flag_ptr": "u8", "out_ptr": "fp32"}
+    constants = {**sizes, "ROWS": pooled_triton.ROWS, "COLUMNS": pooled_triton.COLUMNS}
+    build(
+        pooled_triton.pooled_weights_kernel, chip, pointers, {**constants, "BLOCK": BLOCK}, num_stages=1
+    )
+
+
+def antidiagonal(chip: int, dtype: torch.dtype, dim: int, stride: int, tma: bool):
+    launch = antidiagonal_triton.launch_antidiagonal(chip, dtype)
+    width = antidiagonal_triton.inner_step(dim, dtype)
+    constants = {"HEAD_DIM": dim, "STRIDE": stride, "PER": BLOCK // stride, "BLOCK_K": width}
+    constants |= {"BLOCK_M": antidiagonal_triton.QUERY_STRIDES, "BLOCK_N": launch.block_n}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32", "TMA": tma}
+    whole = f"tensordesc<{NAMES[dtype]}[1, 1, {launch.block_n}, 1, {width}]>"
+    pointers = {"q_ptr": NAMES[dtype], "keys_ptr": whole if tma else NAMES[dtype]}
+    pointers |= {"tiles_ptr": "i32", "lse_ptr": "fp32"}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return build(antidiagonal_triton.block_lse_kernel, chip, pointers, constants, **options)
+
+
+@pytest.mark.parametrize("stride", [1, 8, 16])
+@shapes
+def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
+    compiled = antidiagonal(chip, dtype, dim, stride, False)
+    if chip == 90 and dtype == torch.bfloat16:
+        assert "wgmma" in compiled.asm["ptx"]
+    if chip == 90 and dim == 128:
+        constants = {"PER": BLOCK // stride, "CHUNK": max(32, 2048 * stride // BLOCK)}
+        constants |= {"MAXIMUM": stride == 1}
+        pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32"}
+        build(antidiagonal_triton.block_mass_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize("dim", [64, 96, 128])
+@pytest.mark.parametrize("stride", [1, 8, 16])
+def test_antidiagonal_kernel_compiles_with_tensor_descriptors(stride, dim):
+    ptx = antidiagonal(90, torch.bfloat16, dim, stride, True).asm["ptx"]
+    assert "cp.async.bulk.tensor.5d" in ptx and "wgmma" in ptx
