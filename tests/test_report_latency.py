@@ -11,9 +11,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rr_bench.report import latency_figures, write_report
+from rr_bench.report import write_report
 from rr_bench.report.latency import LatencyError, read_latency
-from rr_bench.report.latency_figures import methods_at
+from rr_bench.report.latency_figures import speedup_figure, time_figure
+from rr_bench.report.latency_lines import density_text, methods_at
+from rr_bench.report.latency_parts import kernel_names, rate_figure, split_shares
 from rr_bench.report.latency_tables import not_timed
 from rr_bench.report.style import RC
 from tests.fabricate import FULL, write_cell
@@ -102,8 +104,8 @@ def test_what_failed_is_named_and_never_drawn(tmp_path: Path) -> None:
     report = write_report(tmp_path)
     assert report.problems == []
     first, second = not_timed(latency)
-    assert first == f"both {MODEL} replay new hopper 256K density 35: failed: bad at …/b.py"
-    assert second == f"prefill {MODEL} replay {RR} hopper 256K: missing: no reason given"
+    assert first == f"both {MODEL} replay new hopper density 35 %, 256K: failed: bad at …/b.py"
+    assert second == f"prefill {MODEL} replay {RR} hopper, 256K: missing: no reason given"
     page = (tmp_path / "latency.md").read_text()
     assert f"- {first}" in page and first in report.table
     assert "262144" not in page.split("## Not timed")[0] and "9999" not in page
@@ -178,7 +180,7 @@ def test_figures_take_the_preferred_inputs_and_the_nearest_density(tmp_path: Pat
         ("streaming, hopper", 8192): 0.5,
         ("streaming, triton", 8192): 0.6,
     }
-    assert latency_figures.density_text(shown) == "densities 34 to 100 %"
+    assert density_text(shown) == "densities 34 to 100 %"
 
 
 def lines_of(axes: Axes) -> dict[str, Line2D]:
@@ -189,9 +191,9 @@ def test_drawn_values_are_the_rows(tmp_path: Path) -> None:
     write_latency(tmp_path, list(rows()))
     done = read_latency(tmp_path).done
     with matplotlib.rc_context(RC):
-        time = latency_figures._time(done, "x")
-        speedup = latency_figures._speedup(done, "x")
-        rate = latency_figures._rate(done, "x")
+        time = time_figure(done, "x")
+        speedup = speedup_figure(done, "x")
+        rate = rate_figure(done, "x")
     assert time is not None and speedup is not None and rate is not None
     times = lines_of(time.axes[0])
     assert times["dense:cudnn"].get_ydata()[-1] == 250 and times["dense:fa2"].get_ydata()[-1] == 430
@@ -200,6 +202,45 @@ def test_drawn_values_are_the_rows(tmp_path: Path) -> None:
     assert drawn[-1] == pytest.approx(250 / times["rr"].get_ydata()[-1])
     assert len(speedup.axes) == 3 and len(rate.axes) == 3
     assert list(lines_of(rate.axes[0])["matmul"].get_ydata()) == [788, 788]
+
+
+def test_one_kernel_by_several_names_is_one_panel(tmp_path: Path) -> None:
+    case = {"inputs": "mask", "density": 0.5, "tflops": 500}
+    table = [
+        row("attention", "mask", "triton", 4096, 0.2, **case),
+        row("attention", "mask", "hopper", 8192, 0.3, **case),
+        row("attention", "mask", "flex_attention", 8192, 0.9, **case),
+    ]
+    write_latency(tmp_path, table)
+    assert set(kernel_names(read_latency(tmp_path).done)) == {"hopper or triton", "flex_attention"}
+    write_latency(tmp_path, [*table, row("attention", "mask", "triton", 8192, 0.4, **case)])
+    assert set(kernel_names(read_latency(tmp_path).done)) == {"hopper", "triton", "flex_attention"}
+
+
+def test_lengths_that_share_a_reason_share_a_line(tmp_path: Path) -> None:
+    gone = {"status": "missing", "reason": "not installed", "inputs": "mask"}
+    write_latency(
+        tmp_path, [row("attention", "full", "dense:fa3", n, 1.0, **gone) for n in (4096, 8192)]
+    )
+    (line,) = not_timed(read_latency(tmp_path))
+    assert line == (
+        f"attention {MODEL} mask full dense:fa3 density 100 %, 4K 8K: missing: not installed"
+    )
+    report = write_report(tmp_path)
+    assert [path.name for path in report.paths] == ["latency.md"]  # nothing to draw
+
+
+def test_a_dense_back_end_without_a_column_counts_as_the_strongest(tmp_path: Path) -> None:
+    fa3 = {"vs_dense_cudnn": 2.0, "vs_dense_fa2": 4.0}
+    write_latency(
+        tmp_path,
+        [
+            row("both", "full", "dense:fa3", 8192, 0.5, inputs="random", **fa3),
+            row("both", RR, "hopper", 8192, 0.4, vs_dense_cudnn=2.5, vs_dense_fa2=5.0),
+        ],
+    )
+    done = read_latency(tmp_path).done.set_index("method")
+    assert done.loc[RR, "speedup"] == pytest.approx(1.25) and done.loc["full", "speedup"] == 1
 
 
 def test_split_is_of_the_strongest_dense_and_falls_back_on_the_kernel(tmp_path: Path) -> None:
@@ -212,7 +253,7 @@ def test_split_is_of_the_strongest_dense_and_falls_back_on_the_kernel(tmp_path: 
             row("both", "streaming", "hopper", 131072, 90.0),  # its parts were not timed
         ],
     )
-    (part,) = latency_figures._split_parts(read_latency(tmp_path).done).to_dict("records")
+    (part,) = split_shares(read_latency(tmp_path).done).to_dict("records")
     assert part["method"] == RR and part["selection"] == pytest.approx(2.0)
     assert part["attention"] == pytest.approx(40.0) and part["both"] == pytest.approx(42.4)
 

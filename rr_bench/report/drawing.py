@@ -1,15 +1,24 @@
-"""What every figure needs: a page of one column, an axis of lengths, files in both formats."""
+"""What every figure needs: one column of a page, an axis of lengths, intervals, two file formats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rr_bench.report.style import WIDTH, length_label
+
+ONE_COLUMN = 26
+"""Longest legend label, in characters, of which two fit side by side."""
+
+LEGEND_LINE = 0.16
+"""Inches of a line of the legend."""
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -33,6 +42,30 @@ def length_axis(axes: Axes, lengths: Sequence[int], most: int = 4) -> None:
     axes.set_xlim(lengths[0] / 2**0.4, lengths[-1] * 2**0.4)
     axes.set_xticks(ticked, [length_label(length) for length in ticked])
     axes.xaxis.set_tick_params(which="minor", bottom=False)
+
+
+def interval_line(axes: Axes, x: Any, rows: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
+    """A line of a column, with bars where the table has its interval (``<column>_lo`` and ``_hi``).
+
+    Args:
+        axes: where it is drawn.
+        x: positions, one per row.
+        rows: rows of the summary.
+        column: what is drawn.
+        style: keyword arguments for ``Axes.plot``.
+    """
+    y = rows[column].to_numpy(float)
+    if f"{column}_lo" in rows:
+        ends = np.abs(rows[[f"{column}_lo", f"{column}_hi"]].to_numpy(float).T - y)
+        axes.errorbar(
+            x, y, yerr=np.nan_to_num(ends), fmt="none", ecolor=style["color"], elinewidth=0.7, alpha=0.7
+        )
+    axes.plot(x, y, **style)
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    """Legend columns that labels leave room for, two at most."""
+    return 2 if max(map(len, labels)) <= ONE_COLUMN else 1
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -67,16 +67,18 @@ def to_text(latency: Latency) -> str:
 
 
 def not_timed(latency: Latency) -> list[str]:
-    """The cases that failed or are missing, each with its reason."""
-    frame = latency.frame[latency.frame["status"] != "done"]
-    lines = []
-    for row in frame.to_dict("records"):
+    """The cases that failed or are missing, with reasons; lengths that share all else share a line."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in latency.frame[latency.frame["status"] != "done"].to_dict("records"):
         names = [row[name] for name in ("level", "model", "inputs", "method", "backend") if row[name]]
-        names += [length_label(int(row["length"]))] if row["length"] > 0 else []
-        names += [f"density {_percent(row['density'])}"] if row["density"] > 0 else []
+        names += [f"density {_percent(row['density'])} %"] if row["density"] > 0 else []
         reason = redact(str(row["reason"])).replace("\n", " ") or "no reason given"
-        lines.append(f"{' '.join(names)}: {row['status']}: {reason}")
-    return lines
+        lengths = found.setdefault((" ".join(names), row["status"], reason), [])
+        lengths += [length_label(int(row["length"]))] if row["length"] > 0 else []
+    return [
+        f"{', '.join([names, ' '.join(lengths)] if lengths else [names])}: {status}: {reason}"
+        for (names, status, reason), lengths in found.items()
+    ]
 
 
 def _sections(latency: Latency) -> Iterator[tuple[str, pd.DataFrame, Columns]]:

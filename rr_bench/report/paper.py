@@ -6,10 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rr_bench.fingerprint import ROOT
+from rr_bench.report.drawing import new_figure, save
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, WIDTH, length_label, method_styles
 from rr_bench.suite import RR_COLUMNS
@@ -69,18 +69,14 @@ def write_category_figures(frame: pd.DataFrame, figures: Path, paper: Path = PAP
         for model in models:
             suffix = f"-{model}" if len(models) > 1 else ""
             figure = _figure(shown[shown["model"] == model], published_categories(model, paper))
-            for ending, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
-                path = figures / f"helmet_categories{suffix}{ending}"
-                figure.savefig(path, metadata={stamp: None})
-                written.append(path)
+            written += save(figure, figures / f"helmet_categories{suffix}")
     return written
 
 
 def _figure(own: pd.DataFrame, published: pd.DataFrame) -> Figure:
     names = [column.name for column in RR_COLUMNS] + [AVERAGE]
     styles = method_styles((label.partition("(")[0], label) for label in own["method"])
-    figure = Figure(figsize=(2 * WIDTH, 1.5 * 2 + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.5 * 2 + 0.4, 2 * WIDTH)
     grid = figure.subplots(2, 4, sharex=True, squeeze=False).ravel()
     for axes, name in zip(grid, names, strict=False):
         rows = published[published["column"] == name].sort_values("length")

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from rr_bench.redact import redact
 from rr_bench.report.environment import environment_lines
 from rr_bench.report.recovery import RESAMPLES
+from rr_bench.report.series import MOST
 from rr_bench.report.tables import COLUMNS, Summary
 
 _VARYING = ("dtype", "device", "seed", "source")
@@ -29,6 +30,10 @@ DEFINITIONS = f"""\
   mean over heads, layers and samples. **sparsity**: 100 − density. Dense attention has density 100.
 - **prefill_s**: median time of a prompt's forward pass in seconds while it was scored, at whatever load
   the machine had. It says how long a run takes, not which method is faster: that is for `latency.md`.
+- **figures** of more than {MOST} sparse variants: by length, methods at published settings; variants
+  with a setting that their method leaves at its default are controls, in a figure of their own; by
+  density, a line joins the settings of one method, from the least dense to the densest. This table
+  has all of them.
 - **truncated**: samples whose context was cut to fit. **failed**: samples without a score; they are
   in no mean.
 """

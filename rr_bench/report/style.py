@@ -42,21 +42,23 @@ RC: Any = {
     "savefig.dpi": DPI,
 }
 
-# Okabe and Ito's palette (2008), distinct under the common forms of colour blindness; bounds are grey.
+# Colour, marker and first dashes. The palette is Okabe and Ito's (2008), distinct under the common
+# forms of colour blindness; bounds are grey.
 _FAMILY = {
-    "full": ("#000000", "o"),
-    "rr": ("#0072B2", "o"),
-    "xattention": ("#D55E00", "s"),
-    "minference": ("#009E73", "D"),
-    "minference_native": ("#009E73", "d"),
-    "flexprefill": ("#CC79A7", "^"),
-    "flexprefill_no_minimum": ("#CC79A7", "v"),
-    "streaming": ("#E69F00", "P"),
-    "trianglemix": ("#56B4E9", "X"),
-    "oracle": ("#8A8A8A", "<"),
-    "oracle_max": ("#4D4D4D", ">"),
+    "full": ("#000000", "o", 0),
+    "rr": ("#0072B2", "o", 0),
+    "xattention": ("#D55E00", "s", 0),
+    "minference": ("#009E73", "D", 0),
+    "minference_native": ("#009E73", "d", 1),
+    "flexprefill": ("#CC79A7", "^", 0),
+    "flexprefill_no_minimum": ("#CC79A7", "v", 1),
+    "streaming": ("#E69F00", "P", 0),
+    "trianglemix": ("#56B4E9", "X", 0),
+    "oracle": ("#8A8A8A", "<", 2),
+    "oracle_max": ("#4D4D4D", ">", 2),
 }
-_SPARE = (("#8C6D31", "h"), ("#6A51A3", "p"), ("#843C39", "*"), ("#637939", "H"))
+_SPARE = (("#8C6D31", "h", 0), ("#6A51A3", "p", 0), ("#843C39", "*", 0), ("#637939", "H", 0))
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#8C6D31")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _DARKEST, _LIGHTEST = -0.35, 0.6
@@ -74,7 +76,8 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     """Colour, marker and dashes for every method label.
 
     A family has one hue in all figures. Its variants, in the order of their labels, differ in
-    lightness, marker and dashes, so that they can be told apart in grey too.
+    lightness, marker and dashes, so that they can be told apart in grey too. Where three or more
+    variants of a single family are all there is, they have hues of their own instead.
 
     Args:
         methods: pairs of family name and label, for example ``("rr", "rr(tau=0.9, stride=8)")``.
@@ -87,17 +90,20 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
         families.setdefault(family, set()).add(label)
     unknown = [family for family in sorted(families) if family not in _FAMILY]
     looks = _FAMILY | {family: _SPARE[i % len(_SPARE)] for i, family in enumerate(unknown)}
+    alone = len([family for family in families if family != "full"]) == 1
     styles = {}
     for family, labels in families.items():
-        color, marker = looks[family]
+        color, marker, dashes = looks[family]
+        hues = [color, *(other for other in _HUES if other != color)]
+        own_hues = alone and 2 < len(labels) <= len(hues)
         markers = [marker, *(other for other in _MARKERS if other != marker)]
-        shaded = shades(color, len(labels))
+        shaded = hues if own_hues else shades(color, len(labels))
         for i, label in enumerate(sorted(labels, key=natural)):
             styles[label] = {
                 "color": shaded[i],
                 "marker": markers[i % len(markers)],
-                "linestyle": _DASHES[i % len(_DASHES)],
-                "markeredgecolor": color,
+                "linestyle": _DASHES[(dashes + i) % len(_DASHES)],
+                "markeredgecolor": shaded[i] if own_hues else color,
                 "markeredgewidth": 0.7,
             }
     return styles

@@ -1,0 +1,78 @@
+"""Recovery against density: what a method's knob buys, one line per method, one figure per task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rr_bench.report.drawing import (
+    LEGEND_LINE,
+    interval_line,
+    legend_columns,
+    new_figure,
+    save,
+)
+from rr_bench.report.load import natural
+from rr_bench.report.series import density_lines
+from rr_bench.report.style import RC, legend_labels, length_label, method_styles
+
+_HEIGHT = 1.9
+
+
+def write_pareto(rows: pd.DataFrame, folder: Path, suffix: str) -> list[Path]:
+    """Draw ``recovery_by_density-<task>`` of every task, with the intervals of the table.
+
+    Args:
+        rows: sparse rows of one model and setup, with their ``series``.
+        folder: where the files go.
+        suffix: end of the file names.
+
+    Returns:
+        The files written, a PNG and a PDF each.
+    """
+    written: list[Path] = []
+    rows = rows[rows["recovery"].notna()]
+    for task in sorted(rows["task"].unique()):
+        one = rows[rows["task"] == task]
+        lines = density_lines(sorted(one["series"].unique(), key=natural))
+        shown = one[one["series"].isin(lines)].assign(line=one["series"].map(lines))
+        written += save(_figure(shown, str(task)), folder / f"recovery_by_density-{task}{suffix}")
+    return written
+
+
+def some_lengths(lengths: Sequence[int]) -> list[int]:
+    """The shortest, a middle and the longest of ascending lengths, at most three."""
+    if len(lengths) <= 3:
+        return list(lengths)
+    return [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
+
+
+def _figure(rows: pd.DataFrame, task: str) -> Figure:
+    """One panel per length; a line joins a method's settings in the order of their density."""
+    lengths = some_lengths(sorted(int(length) for length in rows["length"].unique()))
+    names = sorted(rows["line"].unique(), key=natural)
+    styles = method_styles(zip(rows["family"].astype(str), rows["line"].astype(str), strict=True))
+    labels = legend_labels(names)
+    dense = Line2D([], [], color="black", linewidth=0.8, label="dense = 100 %")
+    handles = [dense, *(Line2D([], [], label=labels[name], **styles[name]) for name in names)]
+    columns = legend_columns([str(handle.get_label()) for handle in handles])
+    figure = new_figure(_HEIGHT + LEGEND_LINE * -(-len(handles) // columns))
+    grid = figure.subplots(1, len(lengths), sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, length in zip(grid, lengths, strict=True):
+        axes.axhline(100, color="black", linewidth=0.8)
+        for name in names:
+            one = rows[(rows["line"] == name) & (rows["length"] == length)].sort_values("density")
+            style = styles[name] | {"markersize": 3.2}
+            interval_line(axes, one["density"].to_numpy(float), one, "recovery", style)
+        axes.set_xlim(-5, 107)
+        axes.set_xticks([0, 50, 100])
+        axes.margins(y=0.1)
+        axes.set_title(f"{task}, {length_label(length)}" if len(lengths) == 1 else length_label(length))
+    grid[0].set_ylabel("Score recovery (%)" if len(lengths) == 1 else f"Recovery on {task} (%)")
+    figure.supxlabel("Density (% of causal blocks)", fontsize=RC["axes.labelsize"])
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)
+    return figure

@@ -1,0 +1,181 @@
+"""Figures of scores: which lines a store of many methods is given, and that drawn points are rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from rr_bench.report import figures, pareto, write_report
+from rr_bench.report.load import natural
+from rr_bench.report.series import (
+    MOST,
+    control_bases,
+    control_lines,
+    density_lines,
+    main_lines,
+)
+from rr_bench.report.style import RC, legend_labels, method_styles, split_label
+from tests.fabricate import FULL, RR, write_cell
+
+BASE = "rr(tau=0.9, stride=8)"
+CONTROLS = [f"rr(tau=0.9, stride=8, offset={offset})" for offset in ("0", "mean", "random")]
+CALIBRATED = ["rr(tau=0.83, stride=8)", "xattention(tau=0.7, stride=8, dense_layers=0)"]
+RR_LINES = [BASE, "rr(tau=0.95, stride=8)", "rr(tau=0.9, stride=16)", "rr(tau=0.95, stride=16)"]
+OTHERS = [
+    "flexprefill(gamma=0.95, tau_js=0.1, min_budget=1024)",
+    "minference(patterns=probe, ratio=1.0)",
+    "new(size=3)",
+    "oracle(tau=0.9)",
+    "xattention(tau=0.9, stride=8, dense_layers=0)",
+    "xattention(tau=0.9, stride=16, dense_layers=0)",
+]
+STORE = [*RR_LINES, *CONTROLS, *OTHERS, *CALIBRATED]
+
+
+def test_few_methods_are_all_shown() -> None:
+    few = [*RR_LINES, *CONTROLS]
+    assert len(few) <= MOST
+    assert main_lines(few) == few and control_lines(few) == []
+    assert len(set(density_lines(few).values())) == 5  # two strides, three controls
+
+
+def test_many_methods_are_shown_at_published_settings_and_controls_apart() -> None:
+    shown = main_lines(STORE)
+    assert set(shown) == {BASE, RR_LINES[1], *OTHERS} - {OTHERS[-1]}
+    assert set(control_lines(STORE)) == {BASE, *CONTROLS}
+    assert control_bases(STORE) == dict.fromkeys(CONTROLS, BASE)
+
+
+def test_a_method_without_published_variants_is_shown_with_all_it_has() -> None:
+    many = [f"rr(tau=0.{i}, stride=4)" for i in range(1, 9)] + OTHERS
+    assert set(many[:8]) <= set(main_lines(many))
+
+
+def test_lines_by_density_join_what_only_the_knob_tells_apart() -> None:
+    lines = density_lines(STORE)
+    assert lines[BASE] == lines[CALIBRATED[0]] == lines[RR_LINES[1]] == "rr(stride=8)"
+    assert lines[RR_LINES[2]] == "rr(stride=16)" and not set(CONTROLS) & set(lines)
+    assert lines["minference(patterns=probe, ratio=1.0)"] == "minference(patterns=probe)"
+    more = [*STORE, "streaming(window=1)", "trianglemix(window=1)", "oracle_max(tau=0.9)", "a", "b"]
+    crowded = density_lines(more)
+    assert "rr(stride=16)" not in crowded.values() and "rr(stride=8)" in crowded.values()
+
+
+def test_labels_are_taken_apart_and_shortened() -> None:
+    assert split_label("rr(tau=0.9, offset=mean), keep none") == (
+        "rr",
+        {"tau": "0.9", "offset": "mean"},
+        ", keep none",
+    )
+    assert split_label("streaming, keep none") == ("streaming", {}, ", keep none")
+    short = legend_labels([BASE, CONTROLS[1], OTHERS[0], "xattention(tau=0.9), keep none", "full"])
+    assert list(short.values()) == [
+        "rr",
+        "rr (offset=mean)",
+        "flexprefill",
+        "xattention, keep none",
+        "full",
+    ]
+    kept = ["xattention(tau=0.9), keep none", "xattention(tau=0.9), keep paper"]
+    assert list(legend_labels(kept).values()) == ["xattention, keep none", "xattention, keep paper"]
+
+
+def test_families_look_different_and_so_do_variants_of_one() -> None:
+    names = ["rr", "xattention", "minference", "flexprefill", "flexprefill_no_minimum", "streaming"]
+    names += ["trianglemix", "oracle", "oracle_max", "full", "new", "newer"]
+    looks = method_styles((name, name) for name in names)
+    assert len({(style["color"], style["marker"]) for style in looks.values()}) == len(names)
+    alone = method_styles(("rr", label) for label in [BASE, *CONTROLS])
+    assert len({style["color"] for style in alone.values()}) == 4 and alone[BASE]["color"] == "#0072B2"
+
+
+def method(label: str) -> dict[str, Any]:
+    name, settings, _ = split_label(label)
+    return {**RR, "name": name, "label": label, "params": settings}
+
+
+def write_store(out: Path) -> pd.DataFrame:
+    """The whole store on recall_prefill, rr's base alone on json_kv."""
+    for length in (4096, 8192):
+        for task in ("recall_prefill", "json_kv"):
+            write_cell(out, FULL, [1.0, 1.0, 1.0], length=length, task=task)
+        write_cell(out, method(BASE), [1.0, 1.0, 0.5], length=length, task="json_kv")
+        for i, label in enumerate(sorted(STORE, key=natural)):
+            scores = [1.0 - 0.02 * i, 0.9 - 0.05 * i, 0.8 - 0.05 * i]
+            write_cell(
+                out, method(label), scores, density=0.9 - 0.05 * i, length=length, task="recall_prefill"
+            )
+    return write_report(out).frame
+
+
+def test_a_store_of_many_methods_has_a_figure_of_controls_and_one_per_task(tmp_path: Path) -> None:
+    frame = write_store(tmp_path)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"controls_by_length.png", "recovery_by_density-recall_prefill.pdf"} <= names
+    assert len(frame[frame["status"] == "done"]) == 6 + 2 * len(STORE)  # the table leaves nothing out
+    assert f"more than {MOST} sparse variants" in (tmp_path / "summary.md").read_text()
+
+
+def drawn(axes: Axes) -> list[tuple[list[float], list[float]]]:
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines[1:]]
+
+
+def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) -> None:
+    frame = write_store(tmp_path)
+    rows = frame[(frame["task"] == "recall_prefill") & ~frame["dense"] & (frame["family"] == "rr")]
+    rows = rows[rows["method"].isin([BASE, RR_LINES[1], CALIBRATED[0]])]
+    with matplotlib.rc_context(RC):
+        figure = pareto._figure(rows.assign(line="rr(stride=8)"), "recall_prefill")
+    assert [axes.get_title() for axes in figure.axes] == ["4K", "8K"]
+    wanted = rows[rows["length"] == 4096].sort_values("density")
+    ((x, y),) = [line for line in drawn(figure.axes[0]) if len(line[0]) == 3]
+    assert x == list(wanted["density"]) and y == list(wanted["recovery"]) and len(x) == 3
+
+
+def test_the_task_of_most_methods_is_wide_and_keeps_its_own_range(tmp_path: Path) -> None:
+    rows = write_store(tmp_path)
+    rows = pd.concat([rows, rows[rows["task"] == "json_kv"].assign(task="another")])
+    rows = rows[~rows["dense"] & rows["recovery"].notna()].assign(series=lambda frame: frame["method"])
+    with matplotlib.rc_context(RC):
+        figure = figures._figure(figures._RECOVERY, rows)
+        figure.draw_without_rendering()
+    narrow, second, wide = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["another", "json_kv", "recall_prefill"]
+    assert wide.get_position().width > 2 * narrow.get_position().width
+    assert narrow.get_ylim() == second.get_ylim() != wide.get_ylim()
+
+
+def test_a_gap_in_one_panel_of_two_is_a_gap_and_no_range(tmp_path: Path) -> None:
+    for task in ("json_kv", "recall_prefill"):
+        for length in (4096, 8192, 16384):
+            write_cell(tmp_path, FULL, [1.0, 1.0], length=length, task=task)
+            if (task, length) != ("json_kv", 8192):
+                write_cell(tmp_path, method(BASE), [1.0, 0.5], length=length, task=task)
+            write_cell(tmp_path, method(OTHERS[0]), [0.5, 0.5], length=length, task=task)
+    rows = write_report(tmp_path).frame
+    rows = rows[rows["recovery"].notna()].assign(series=lambda frame: frame["method"])
+    with matplotlib.rc_context(RC):
+        first, second = figures._figure(figures._RECOVERY, rows).axes
+    lines = [y for _, y in drawn(first) if len(y) == 3]
+    assert any(pd.isna(y[1]) and y[0] == y[2] == 75 for y in lines)
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] > 0
+
+
+def test_three_lengths_at_most() -> None:
+    lengths = [4096, 8192, 16384, 32768, 65536, 131072]
+    assert pareto.some_lengths(lengths) == [4096, 32768, 131072]
+    assert pareto.some_lengths(lengths[:2]) == lengths[:2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_variants_of_a_family_are_told_apart_in_grey(count: int) -> None:
+    labels = [f"rr(tau=0.{i + 1})" for i in range(count)]
+    styles = method_styles([*(("rr", label) for label in labels), ("oracle", "oracle")])
+    looks = [json.dumps([styles[one]["marker"], styles[one]["color"]]) for one in labels]
+    assert len(set(looks)) == count
