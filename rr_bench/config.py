@@ -15,11 +15,11 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rr_bench.tasks.prompt import CHAT, CLINIC_SPLITS
+from rr_bench.tasks.settings import CHAT, CLINIC_SPLITS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-BACKENDS = ("auto", "triton", "torch", "reference")
+BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search", "latency")
 LEVELS = ("ceiling", "attention", "selection", "both", "layer", "prefill")

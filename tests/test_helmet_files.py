@@ -8,8 +8,9 @@ import pytest
 
 from rr_bench.tasks import json_kv, niah, recall_prefill, templates
 from rr_bench.tasks.helmet import read_rows, selection
-from rr_bench.tasks.prompt import Settings, load_tokenizer
+from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.sources import TASKS, source_files
+from rr_bench.tasks.tokens import load_tokenizer
 from tests.tiny import recall_rows as rows
 from tests.tiny import tiny_tokenizer
 

@@ -11,10 +11,11 @@ from rr_bench.tasks import alce, icl, kilt, narrativeqa, rerank, scoring, storie
 from rr_bench.tasks.documents import OMITTED, Cutter
 from rr_bench.tasks.hubsets import HUB_SETS, read_table, split_files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Settings, count_tokens, load_tokenizer
 from rr_bench.tasks.render import Parts, finish
 from rr_bench.tasks.selection import label_map, text_seed
+from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.sources import labelled, source_files, switches
+from rr_bench.tasks.tokens import count_tokens, load_tokenizer
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer
 

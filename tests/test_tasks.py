@@ -10,8 +10,8 @@ import yaml
 
 from rr_bench.tasks import json_kv, niah, recall_prefill
 from rr_bench.tasks.draw import word_keys
-from rr_bench.tasks.prompt import count_tokens, load_tokenizer
 from rr_bench.tasks.sources import TASKS
+from rr_bench.tasks.tokens import count_tokens, load_tokenizer
 from tests.tiny import recall_rows as rows
 from tests.tiny import tiny_tokenizer
 

@@ -14,9 +14,10 @@ from typing import Any
 from rr_bench.suite import DATASETS, Dataset
 from rr_bench.tasks.helmet import check_row, data_root
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import burned_draws, shuffled
+from rr_bench.tasks.settings import Settings
 
 USER = "{demo_text}{instruction}\n\nQuestion: {question}\n\n{context}"
 LEAD = "Answer:"

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from rr_bench.tasks.helmet import data_root
-from rr_bench.tasks.prompt import Settings, Tokenizer, count_tokens, load_tokenizer
+from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.tokens import Tokenizer, count_tokens, load_tokenizer
 
 OMITTED = " ... [the rest of the text is omitted]"
 FOLDER = "llama2_tokenizer"

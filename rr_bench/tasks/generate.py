@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rr_bench.tasks.draw import row_rng
-from rr_bench.tasks.prompt import Draft, Row, Settings, Tokenizer, count_tokens, make_row
+from rr_bench.tasks.prompt import Draft, Row, make_row
+from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.tokens import Tokenizer, count_tokens
 
 ROUND_TO = 128
 TRIALS = 8

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Draft, Row, Settings, make_row, truncate
+from rr_bench.tasks.prompt import Draft, Row, make_row
 from rr_bench.tasks.selection import shuffled
+from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.truncation import truncate
 
 SELECTION = 100
 """HELMET evaluates at most this many rows of a file (``max_test_samples``)."""

@@ -14,9 +14,10 @@ from typing import Any
 from rr_bench.suite import DATASETS
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import balance, label_map, shuffled, split_off_test, text_seed
+from rr_bench.tasks.settings import Settings
 
 USER = (
     "Use the provided mapping from the text to label to assign a label to the text. "

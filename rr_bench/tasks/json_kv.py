@@ -20,7 +20,8 @@ from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
 from rr_bench.tasks.metrics import substring_exact_match
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Draft, Row, Settings, as_split
+from rr_bench.tasks.prompt import Draft, Row, as_split
+from rr_bench.tasks.settings import Settings
 
 NAME = "json_kv"
 GENERATION = 100
@@ -85,7 +86,7 @@ def _drafting(row: dict[str, Any]) -> tuple[str, Callable[[str], Draft]]:
 
 
 def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
-    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
+    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.settings.Settings`.
 
     Raises:
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.

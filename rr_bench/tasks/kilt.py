@@ -14,7 +14,7 @@ from rr_bench.suite import DATASETS, Dataset
 from rr_bench.tasks.helmet import data_root, find_file, read_rows
 from rr_bench.tasks.metrics import norm
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import (
     depth_order,
@@ -23,6 +23,7 @@ from rr_bench.tasks.selection import (
     shuffled,
     text_seed,
 )
+from rr_bench.tasks.settings import Settings
 
 USER = (
     "Use the given documents to write a concise and short answer to the question. Write your answer "

@@ -14,9 +14,10 @@ from rr_bench.suite import DATASETS, STORY_FLOOR, document_tokens
 from rr_bench.tasks.documents import Cutter
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import shuffled
+from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.stories import no_rows
 
 NAME = "multi_lexsum"
@@ -84,7 +85,7 @@ def long_cases(table: Table, cutter: Cutter, floor: int, notes: Notes) -> list[i
 
 
 def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
-    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
+    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.settings.Settings`.
 
     Raises:
         ValueError: a setting is wrong, a file is missing or corrupt, or every case is under the

@@ -24,7 +24,8 @@ from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
 from rr_bench.tasks.metrics import ruler_recall
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Draft, Row, Settings, as_split
+from rr_bench.tasks.prompt import Draft, Row, as_split
+from rr_bench.tasks.settings import Settings
 
 VALUES = 4
 """Needles of ``niah_mv``."""
@@ -174,7 +175,7 @@ def _drafting(name: str, row: dict[str, Any]) -> tuple[str, Callable[[str], Draf
 
 
 def rows(name: str, /, *, notes: Notes | None = None, **metadata: Any) -> list[Row]:
-    """Rows of one of the three tasks; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
+    """Rows of one of the three tasks; ``metadata`` as in :class:`~rr_bench.tasks.settings.Settings`.
 
     Raises:
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.

@@ -26,7 +26,9 @@ from rr_bench.tasks import templates
 from rr_bench.tasks.generate import Generator, check_length, fitted_row, generate_rows, measure
 from rr_bench.tasks.helmet import read_rows, selection
 from rr_bench.tasks.json_kv import FIELDS, Pair, draw_pairs, helmet_file
-from rr_bench.tasks.prompt import Draft, Row, Settings, as_split, count_tokens
+from rr_bench.tasks.prompt import Draft, Row, as_split
+from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.tokens import count_tokens
 
 NAME = "recall_prefill"
 QUESTIONS = 64
@@ -150,7 +152,7 @@ def _rows_of_helmet(settings: Settings, path: Path, wanted: int | None) -> list[
 
 
 def rows(**metadata: Any) -> list[Row]:
-    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`, and ``questions``.
+    """The task's rows; ``metadata``: ``questions``, and :class:`~rr_bench.tasks.settings.Settings`.
 
     Raises:
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.

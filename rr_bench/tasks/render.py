@@ -9,7 +9,10 @@ from typing import Any
 
 from rr_bench.suite import Dataset
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Draft, Row, Settings, Tokenizer, make_row, truncate
+from rr_bench.tasks.prompt import Draft, Row, make_row
+from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.tokens import Tokenizer
+from rr_bench.tasks.truncation import truncate
 
 TEMPLATE_DATE = "26 Jul 2024"
 """Llama-3.x templates print today's date unless told one; this is their own default."""

@@ -9,7 +9,7 @@ from rr_bench.suite import DATASETS
 from rr_bench.tasks.helmet import read_rows
 from rr_bench.tasks.kilt import files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import (
     depth_order,
@@ -18,6 +18,7 @@ from rr_bench.tasks.selection import (
     shuffled,
     text_seed,
 )
+from rr_bench.tasks.settings import Settings
 
 NAME = "msmarco_rerank"
 USER = (
@@ -91,7 +92,7 @@ def parts_of(index: int, row: Mapping[str, Any], demos: str, count: int) -> Part
 
 
 def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
-    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.prompt.Settings`.
+    """The task's rows; ``metadata`` as in :class:`~rr_bench.tasks.settings.Settings`.
 
     Raises:
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.

@@ -10,9 +10,10 @@ from rr_bench.suite import DATASETS, STORY_FLOOR, document_tokens
 from rr_bench.tasks.documents import Cutter
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.prompt import Row, Settings, as_split
+from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import shuffled
+from rr_bench.tasks.settings import Settings
 
 QA_USER = (
     "You are given a story and a question. Answer the question as concisely as you can, using a single "
