@@ -103,6 +103,12 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"keep": {"sink": 3}}, "keep.sink=3"),
         ({"model": {"path": "???"}}, r"model\.path is not set"),
         ({"out": "???"}, "out is not set"),
+        ({"latency": {"levels": ["kernel"]}}, "unknown level 'kernel'"),
+        ({"latency": {"densities": []}}, r"latency.densities=\[\] is empty"),
+        ({"latency": {"replay": [1.5]}}, "shares above 0"),
+        ({"latency": {"calls": 0}}, "above 0"),
+        ({"latency": {"budget_s": {"prefil": 3}}}, "did you mean 'prefill'"),
+        ({"latency": {"budget_s": "long"}}, "seconds"),
     ],
 )
 def test_impossible_values_name_the_setting(changes, words):

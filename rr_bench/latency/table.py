@@ -158,11 +158,12 @@ class Table:
         return known is not None and known["complete"] and known["settings"] == settings
 
     def put(self, group: str, settings: str, rows: Iterable[Row], seconds: float) -> None:
-        """Write a group in place of what the table has of it."""
+        """Write a group in place of what the table has of it; it is done if no row failed."""
         rows = list(rows)
-        complete = all(row.reason != TIME_LIMIT for row in rows)
-        if not complete and any(row.group == group for row in self.rows):
+        late = any(row.reason == TIME_LIMIT for row in rows)
+        if late and any(row.group == group for row in self.rows):
             return  # times of another setting are more than none
+        complete = not late and all(row.status != FAILED for row in rows)
         self.rows = [row for row in self.rows if row.group != group] + rows
         self._groups[group] = {
             "complete": complete,
