@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rr_bench.suite import DATASETS
+from rr_bench.tasks import templates
 from rr_bench.tasks.stories import SPLITS
 from tests.tiny import tiny_tokenizer
 
@@ -90,7 +91,7 @@ def hub_file(root: Path, name: str, split: str) -> Path:
 
 
 def lay_out(root: Path, length: int = 8192) -> Path:
-    """Everything there is a real subset of, under HELMET's names; TREC and PopQA have none."""
+    """Everything there is a real subset of, under HELMET's names; :func:`complete` adds the rest."""
     write_jsonl(test_file(root, "json_kv", length), shared_rows("json_kv_k75.jsonl"))
     write_jsonl(test_file(root, "niah_mv", length), shared_rows("ruler_niah_multivalue.jsonl"))
     for name in ("nq", "triviaqa", "hotpotqa"):
@@ -124,3 +125,59 @@ def lay_out(root: Path, length: int = 8192) -> Path:
     write_jsonl(hub_file(root, "narrativeqa", "train"), more)
     tiny_tokenizer(root / "llama2_tokenizer")
     return root
+
+
+def complete(root: Path, length: int = 8192) -> Path:
+    """Own rows of what :func:`lay_out` has no real subset of, and multiple choice over its floor."""
+    for name, kind in (("niah_mk_2", "number"), ("niah_mk_3", "uuid")):
+        write_jsonl(test_file(root, name, length), [needle_row(i, kind) for i in range(4)])
+    rows = [popqa_row(i, depth) for i in range(4) for depth in (0.0, 0.5, 1.0)]
+    write_jsonl(test_file(root, "kilt_popqa_3", length), rows)
+    write_jsonl(demo_file(root, "kilt_popqa_3"), [popqa_row(i, 0.0) for i in range(10, 14)])
+    for split, count in (("train", 120), ("test", 12)):
+        labels = [
+            {"text": f"what is {split} {i} ?", "coarse_label": i % 6, "fine_label": i % 50}
+            for i in range(count)
+        ]
+        write_jsonl(hub_file(root, "trec", split), labels)
+    choice = shared_rows("infbench_choice_eng_quality.jsonl")
+    shelf = "\n\n".join(dict.fromkeys(row["context"] for row in choice))
+    long = [{**row, "context": f"{row['context']}\n\n{shelf}"} for row in choice[:4]]
+    write_jsonl(hub_file(root, "infinitebench", SPLITS["infbench_choice"]), long)
+    return root
+
+
+def needle_row(index: int, kind: str) -> dict[str, Any]:
+    """A row of RULER's multi-key needles."""
+    needles = [
+        templates.NEEDLE.format(plural=f"{kind}s", key=f"key-{index}-{i}", value=1_000_000 + 7 * i)
+        for i in range(40)
+    ]
+    answer = str(1_000_000 + 7 * index)
+    fields = {"query": f"key-{index}-{index}", "type_needle_v": kind, "answer": [answer]}
+    return {"index": index, "input": "", "outputs": [answer], "length": 8192} | {
+        "context": "\n".join(needles),
+        **fields,
+    }
+
+
+def popqa_row(index: int, depth: float) -> dict[str, Any]:
+    """A row of PopQA about a rarely visited subject."""
+    gold = {"id": f"g{index}", "title": f"Town {index}", "text": f"Town {index} lies in Land {index}."}
+    others = [
+        {"id": f"{index}-{i}", "title": f"River {i}", "text": f"River {i} is long.", "score": 0.5}
+        for i in range(10)
+    ]
+    at = round(depth * len(others))
+    return {
+        "id": index,
+        "question": f"In which land is Town {index}?",
+        "answers": [f"Land {index}"],
+        "ctxs": [*others[:at], gold, *others[at:]],
+        "positive_ctxs": [gold],
+        "depth": depth,
+        "s_pop": 100 + index,
+        "subj": f"Town {index}",
+        "prop": "land",
+        "obj": f"Land {index}",
+    }
