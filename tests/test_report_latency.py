@@ -103,11 +103,12 @@ def test_what_failed_is_named_and_never_drawn(tmp_path: Path) -> None:
     )
     report = write_report(tmp_path)
     assert report.problems == []
-    first, second = not_timed(latency)
+    first, second = not_timed(latency.frame)
     assert first == f"both {MODEL} replay new hopper density 35 %, 256K: failed: bad at …/b.py"
     assert second == f"prefill {MODEL} replay {RR} hopper, 256K: missing: no reason given"
     page = (tmp_path / "latency.md").read_text()
-    assert f"- {first}" in page and first in report.table
+    assert f"- {first}" in page and f"- {second}" in page
+    assert first in report.table and "missing cases: 1," in report.table
     assert "262144" not in page.split("## Not timed")[0] and "9999" not in page
     assert "new" not in set(methods_at(latency.done, "both")["method"])
 
@@ -222,7 +223,7 @@ def test_lengths_that_share_a_reason_share_a_line(tmp_path: Path) -> None:
     write_latency(
         tmp_path, [row("attention", "full", "dense:fa3", n, 1.0, **gone) for n in (4096, 8192)]
     )
-    (line,) = not_timed(read_latency(tmp_path))
+    (line,) = not_timed(read_latency(tmp_path).frame)
     assert line == (
         f"attention {MODEL} mask full dense:fa3 density 100 %, 4K 8K: missing: not installed"
     )
@@ -241,6 +242,13 @@ def test_a_dense_back_end_without_a_column_counts_as_the_strongest(tmp_path: Pat
     )
     done = read_latency(tmp_path).done.set_index("method")
     assert done.loc[RR, "speedup"] == pytest.approx(1.25) and done.loc["full", "speedup"] == 1
+
+
+def test_replayed_masks_that_ran_dense_may_coincide(tmp_path: Path) -> None:
+    one = row("both", RR, "dense:cudnn", 4096, 0.25, density=1.0)
+    write_latency(tmp_path, [one, one])
+    assert len(read_latency(tmp_path).done) == 2
+    assert len(methods_at(read_latency(tmp_path).done, "both")) == 1
 
 
 def test_split_is_of_the_strongest_dense_and_falls_back_on_the_kernel(tmp_path: Path) -> None:

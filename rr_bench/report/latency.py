@@ -131,13 +131,15 @@ def _environment(path: Path) -> dict[str, Any]:
 def _check_rows(frame: pd.DataFrame, path: Path) -> None:
     """Refuse rows that contradict themselves or each other."""
     timed = (frame["status"] == "done") & (frame["level"] != "ceiling")
+    # Where the executor ran dense for a method, masks of several densities became the same case.
+    told_apart = timed & ~(frame["backend"].str.startswith("dense:") & (frame["method"] != "full"))
     wrong = {
         "status is none of " + ", ".join(STATUSES): ~frame["status"].isin(STATUSES),
         "done without a positive median_ms": timed & ~(frame["median_ms"] > 0),
         "done without a length": timed & frame["length"].isna(),
         "p20_ms, median_ms and p80_ms are not in order": timed
         & ((frame["p20_ms"] > frame["median_ms"]) | (frame["median_ms"] > frame["p80_ms"])),
-        "the case of an earlier line": (frame["status"] == "done") & frame.duplicated(CASE),
+        "the case of an earlier line": told_apart & frame.duplicated(CASE),
     }
     for what, rows in wrong.items():
         if rows.any():

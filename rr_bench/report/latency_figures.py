@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
 from rr_bench.report.drawing import length_axis, new_figure, save
 from rr_bench.report.latency import LEVELS, Latency
@@ -73,6 +73,7 @@ def time_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     handles += method_lines(axes, own, "median_ms")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     length_axis(axes, lengths_of(own, *(line for _, line in dense)), most=6)
     axes.set_ylabel("Time (ms), p20 to p80 shaded")
     axes.set_title(f"Selection + attention, {density_text(own)}")

@@ -39,7 +39,7 @@ def to_markdown(latency: Latency) -> str:
     parts = ["# Latency", *environment_lines([record], [*MACHINE, "gpu_state"]), ""]
     for title, rows, columns in _sections(latency):
         parts += [f"## {title}", "", _table(rows, columns, "github"), ""]
-    lines = not_timed(latency)
+    lines = not_timed(latency.frame)
     if lines:
         parts += ["## Not timed", "", *(f"- {line}" for line in lines), ""]
     parts += ["## Terms", "", DEFINITIONS]
@@ -62,14 +62,17 @@ def to_text(latency: Latency) -> str:
         heads = ["method", "backend", "density", *(length_label(int(one)) for one in lengths)]
         table = tabulate(lines, headers=heads, tablefmt="simple", disable_numparse=True)
         parts.append(f"{LEVELS[level]}, {model}, {inputs}\n{table}")
-    notes = "\n".join(f"note: not timed: {line}" for line in not_timed(latency))
-    return "\n\n".join(filter(None, [*parts, notes]))
+    failed = latency.frame[latency.frame["status"] == "failed"]
+    notes = [f"note: {line}" for line in not_timed(failed)]
+    absent = int((latency.frame["status"] == "missing").sum())
+    notes += [f"note: missing cases: {absent}, named in latency.md"] if absent else []
+    return "\n\n".join(filter(None, [*parts, "\n".join(notes)]))
 
 
-def not_timed(latency: Latency) -> list[str]:
-    """The cases that failed or are missing, with reasons; lengths that share all else share a line."""
+def not_timed(frame: pd.DataFrame) -> list[str]:
+    """The rows that are not done, with reasons; lengths that share all else share a line."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for row in latency.frame[latency.frame["status"] != "done"].to_dict("records"):
+    for row in frame[frame["status"] != "done"].to_dict("records"):
         names = [row[name] for name in ("level", "model", "inputs", "method", "backend") if row[name]]
         names += [f"density {_percent(row['density'])} %"] if row["density"] > 0 else []
         reason = redact(str(row["reason"])).replace("\n", " ") or "no reason given"
