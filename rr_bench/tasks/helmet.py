@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,13 @@ def find_file(dataset: str, length: int, helmet_dir: Path, files: Mapping[int, P
     return present[length]
 
 
-def read_rows(
+def scan_rows(
     path: Path,
     required: Sequence[str],
     known: Sequence[str] | None = None,
     notes: Notes | None = None,
-) -> list[dict[str, Any]]:
-    """Every row of a JSONL file.
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every row of a JSONL file and the byte it begins at, one at a time: files can have gigabytes.
 
     Args:
         path: one JSON object a line; blank lines are skipped.
@@ -56,21 +56,40 @@ def read_rows(
     Raises:
         ValueError: naming file and line of a line that is no JSON object or lacks a field.
     """
-    rows = []
+    count = end = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            start, end = end, end + len(line)
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise ValueError(f"{path}:{number}: corrupt JSONL line ({error})") from error
-            rows.append(check_row(row, f"{path}:{number}", required, known, notes))
-    if not rows:
+            yield start, check_row(row, f"{path}:{number}", required, known, notes)
+            count += 1
+    if not count:
         raise ValueError(f"{path}: the file holds no rows")
     if notes is not None:
-        notes.read(path.name, len(rows))
-    return rows
+        notes.read(path.name, count)
+
+
+def read_rows(
+    path: Path,
+    required: Sequence[str],
+    known: Sequence[str] | None = None,
+    notes: Notes | None = None,
+) -> list[dict[str, Any]]:
+    """Every row of a JSONL file; arguments and errors as in :func:`scan_rows`."""
+    return [row for _, row in scan_rows(path, required, known, notes)]
+
+
+def row_at(path: Path, start: int) -> dict[str, Any]:
+    """The row that begins at a byte :func:`scan_rows` has given, with all of its fields."""
+    with path.open("rb") as file:
+        file.seek(start)
+        row: dict[str, Any] = json.loads(file.readline())
+        return row
 
 
 def check_row(
@@ -80,7 +99,7 @@ def check_row(
     known: Sequence[str] | None = None,
     notes: Notes | None = None,
 ) -> dict[str, Any]:
-    """A row with the fields it needs; arguments as in :func:`read_rows`.
+    """A row with the fields it needs; arguments as in :func:`scan_rows`.
 
     Raises:
         ValueError: it is no JSON object or lacks a field.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench.suite import DATASETS, Dataset
-from rr_bench.tasks.helmet import data_root, find_file, read_rows
+from rr_bench.tasks.helmet import data_root, find_file, read_rows, row_at, scan_rows
 from rr_bench.tasks.metrics import norm
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
@@ -42,6 +42,8 @@ KNOWN = (
     *("s_pop", "o_pop", "subj", "prop", "obj", "s_uri", "o_uri", "s_wiki_title", "o_wiki_title"),
     *("subj_id", "prop_id", "obj_id", "s_aliases", "o_aliases", "possible_answers"),
 )
+BRIEF = ("id", "question")
+"""What is needed of a row to choose among the rows."""
 KEYS = 100
 DEMOS = 2
 POPULAR = 3
@@ -68,23 +70,18 @@ def passages(ctxs: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(fill(PASSAGE, title=str(ctx["title"]), text=str(ctx["text"])) for ctx in ctxs)
 
 
-def key_of(row: Mapping[str, Any]) -> Any:
-    """What tells questions apart: the id if the file has one, else the question."""
-    return row["id"] if "id" in row else row["question"]
-
-
-def demo_text(row: Mapping[str, Any], pool: Sequence[Mapping[str, Any]], same_id: bool) -> str:
+def demo_text(row: Mapping[str, Any], pool: Sequence[Mapping[str, Any]], key: str, others: bool) -> str:
     """Two answered questions, drawn by the hash of the row's key.
 
     Args:
         row: the asked row.
         pool: demonstration rows.
-        same_id: leave out rows with the id of the asked one, as for PopQA.
+        key: field that tells questions apart.
+        others: leave out rows with the key of the asked one, as for PopQA.
     """
-    key = key_of(row)
-    pool = [one for one in pool if key_of(one) != key] if same_id else pool
-    order = shuffled(len(pool), text_seed(key))
-    chosen = first_distinct(order, [key_of(one) for one in pool], DEMOS)
+    pool = [one for one in pool if one[key] != row[key]] if others else pool
+    order = shuffled(len(pool), text_seed(row[key]))
+    chosen = first_distinct(order, [one[key] for one in pool], DEMOS)
     texts = [
         fill(
             DEMO,
@@ -97,9 +94,9 @@ def demo_text(row: Mapping[str, Any], pool: Sequence[Mapping[str, Any]], same_id
     return "".join(text + "\n\n" for text in texts)
 
 
-def unpopular(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """PopQA's rows about rarely visited subjects, in data and demonstrations alike."""
-    return [row for row in rows if math.log10(row["s_pop"]) < POPULAR]
+def unpopular(row: Mapping[str, Any]) -> bool:
+    """Whether a row of PopQA, in data or demonstrations, is about a rarely visited subject."""
+    return math.log10(row["s_pop"]) < POPULAR
 
 
 def gold_passages(row: Mapping[str, Any]) -> list[str]:
@@ -112,8 +109,8 @@ def gold_passages(row: Mapping[str, Any]) -> list[str]:
     return [passages([ctx]) for ctx in ctxs if str(ctx["text"]) in texts or ctx.get("is_gold")]
 
 
-def parts_of(index: int, row: Mapping[str, Any], demos: str) -> Parts:
-    """One row as parts of a prompt."""
+def parts_of(index: int, row: Mapping[str, Any], demos: str, key: str = "question") -> Parts:
+    """One row as parts of a prompt; ``key`` is the field that tells questions apart."""
     golds = [str(answer) for answer in row["answers"]]
     evidence = gold_passages(row)
 
@@ -126,7 +123,7 @@ def parts_of(index: int, row: Mapping[str, Any], demos: str) -> Parts:
         kept = norm(context)
         return any(norm(gold) in kept for gold in golds)
 
-    extra = {"key": str(key_of(row)), "depth": row.get("depth"), "passages": len(row["ctxs"])}
+    extra = {"key": str(row[key]), "depth": row.get("depth"), "passages": len(row["ctxs"])}
     return Parts(index, passages(row["ctxs"]), user, LEAD, golds, extra=extra, survived=survived)
 
 
@@ -143,19 +140,25 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
         raise ValueError(f"{dataset.name} needs HELMET's files: set `data.helmet_dir`")
     popqa = "popqa" in dataset.name
     required = (*FIELDS, "s_pop") if popqa else FIELDS
-    test, pool = (
-        read_rows(path, required, KNOWN, notes)
-        for path in files(dataset, settings.length, settings.helmet_dir)
-    )
-    if popqa:
-        test, pool = unpopular(test), unpopular(pool)
-    keys = [key_of(row) for row in test]
+    test, demos = files(dataset, settings.length, settings.helmet_dir)
+    # Without their passages, of which a file of HELMET's holds gigabytes.
+    briefs = [
+        (start, {name: row[name] for name in row if name in BRIEF})
+        for start, row in scan_rows(test, required, KNOWN, notes)
+        if not popqa or unpopular(row)
+    ]
+    key = "id" if briefs and "id" in briefs[0][1] else "question"
+    pool = read_rows(demos, (*required, key), KNOWN, notes)
+    pool = [row for row in pool if not popqa or unpopular(row)]
+    keys = [row[key] for _, row in briefs]
     order = depth_order(keys, sample_keys(keys, KEYS, settings.seed))[: settings.samples]
     notes.fact("subset", "one depth per question, depths in turn, then the next depth of each")
-    return [
-        finish(dataset, settings, parts_of(i, test[i], demo_text(test[i], pool, popqa)), notes)
-        for i in order
-    ]
+    made = []
+    for i in order:
+        row = row_at(test, briefs[i][0])
+        parts = parts_of(i, row, demo_text(row, pool, key, popqa), key)
+        made.append(finish(dataset, settings, parts, notes))
+    return made
 
 
 def build(**metadata: Any) -> dict[str, Any]:
