@@ -74,6 +74,23 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert "times on a CPU show that it runs" in out and "rows: " in out
 
 
+@pytest.mark.gpu
+def test_all_levels_on_a_gpu(make):
+    shape = {**TINY, "hidden": 512, "heads": 8, "kv_heads": 2}
+    settings = make(device="cuda", models=[shape], lengths=[4096], calls=3, budget_ms=500.0)
+    assert latency(settings) == 0
+    rows = rows_of(settings)
+    timed = {(row.level, row.backend): row for row in rows if row.status == "done"}
+    assert ("attention", "flex_attention") in timed
+    for level in ("attention", "both", "layer", "prefill"):
+        dense, by_fa2 = timed[level, "dense:cudnn"], timed[level, "dense:fa2"]
+        assert dense.vs_dense_cudnn == by_fa2.vs_dense_fa2 == 1
+        assert dense.vs_dense_fa2 == pytest.approx(by_fa2.median_ms / dense.median_ms, rel=1e-4)
+    for row in rows:
+        if row.status == "done" and row.level in ("attention", "selection", "both"):
+            assert row.peak_extra_mib is not None and row.n == 3
+
+
 def test_a_second_run_has_nothing_to_do(make, monkeypatch, capsys):
     settings = make(levels=["selection"], captured=False)
     assert latency(settings) == 0

@@ -12,6 +12,7 @@ from method.blocks import BlockMask
 from method.minference import MInference
 from method.rr import RRAttention
 from rr_bench.config import ConfigError
+from rr_bench.latency import candidate
 from rr_bench.latency.baselines import Absent, dense_attention
 from rr_bench.latency.candidate import Candidate, Effort, Prepared, run_group
 from rr_bench.latency.cases import Shape, random_inputs, random_mask
@@ -44,6 +45,16 @@ def test_a_call_that_fails_while_it_is_timed_leaves_the_others():
     )
     assert done.status == "done" and done.tflops > 0
     assert failed == replace(rows[1], status="failed", reason="MemoryError: out of memory")
+
+
+def test_a_loop_that_fails_leaves_reasons(monkeypatch):
+    def broken(*args, **given):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(candidate, "measure", broken)
+    row = Row("both", "m", "random", "rr", "b", 1)
+    found = run_group([Candidate(row, lambda: Prepared(lambda: None, error=0.1))], EFFORT)
+    assert found == [replace(row, status="failed", reason="RuntimeError: device lost")]
 
 
 def test_speedups_are_ratios_to_dense_of_the_same_group():

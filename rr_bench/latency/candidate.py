@@ -6,6 +6,7 @@ import gc
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -90,6 +91,11 @@ def run_group(candidates: Sequence[Candidate], effort: Effort) -> list[Row]:
             rows[index] = failed(candidates[index].row, error.__cause__ or error, effort.device)
             del ready[error.name]
             continue
+        except RuntimeError as error:
+            # No memory for the loop itself, or a device that answers nothing any more.
+            for name in ready:
+                rows[int(name)] = failed(candidates[int(name)].row, error, effort.device)
+            break
         for name, timing in timings.items():
             rows[int(name)] = _timed(rows[int(name)], ready[name], timing)
         break
@@ -115,7 +121,9 @@ def release(device: torch.device) -> None:
     """Give memory that nothing uses back to the device."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        # A device that is lost says so here as well; whoever goes on using it will notice.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def _filled(row: Row, prepared: Prepared, device: torch.device) -> Row:
