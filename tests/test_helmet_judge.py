@@ -258,7 +258,7 @@ def test_answers_and_summaries_of_a_cell(server, tmp_path):
         'precision_prompt_book = "P {expert_summary} S {summary}"\n'
     )
     judge = endpoint(server, tmp_path)
-    cell = stored("narrativeqa", "It is\nAnn", ["Ann"], chat=False)
+    cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False)
     values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
     assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"

@@ -95,6 +95,17 @@ def test_ndcg_without_relevant_passages_is_zero():
     assert "NDCG@50" not in found
 
 
+def test_a_ranking_as_trec_eval_grades_it():
+    """Two of three relevant passages at ranks 2 and 4, an unknown id first."""
+    qrels = {"1": 3, "2": 0, "3": 1, "4": 2}
+    found = ranking_metrics("Ranking: 99 > 1 > 2 > 3", qrels, 10)
+    expected = {"MRR": 1 / 2, "MAP@1": 0, "MAP@5": (1 / 2 + 2 / 4) / 3, "Recall@1": 0}
+    expected |= {"Recall@5": 2 / 3, "P@1": 0, "P@5": 2 / 5, "P@10": 2 / 10, "num_preds": 4}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    none = ranking_metrics("Ranking: 2", {"1": 0, "2": 0}, 10)
+    assert none["MRR"] == none["MAP@10"] == none["Recall@10"] == none["P@10"] == 0
+
+
 def test_citations_are_removed():
     assert remove_citations("Foo bar [1][2]. Baz [12] qux.") == "Foo bar. Baz qux."
     assert remove_citations("A|B | c [3]") == "A|B c"

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import yaml
 
 from rr_bench.suite import DATASETS
-from rr_bench.tasks.scoring import all_metrics, process_results
+from rr_bench.tasks import json_kv, niah
+from rr_bench.tasks.definitions import task_yaml
+from rr_bench.tasks.metrics import after_thoughts
+from rr_bench.tasks.scoring import metric_names, process_results
 
 
 def doc(dataset, golds, lead_in="", **extra):
@@ -38,25 +42,43 @@ def doc(dataset, golds, lead_in="", **extra):
     ],
 )
 def test_score(dataset, golds, lead_in, output, score):
-    assert process_results(doc(dataset, golds, lead_in), [output]) == {"score": score}
+    assert process_results(doc(dataset, golds, lead_in), [output])["score"] == score
 
 
 def test_rerank_scores_the_whole_chain_over_blank_lines():
     row = doc("msmarco_rerank", ["1"], "Ranking:", qrels={"1": 1, "2": 0}, passages=2)
-    assert process_results(row, [" 1 > \n\n2"]) == {"score": 1.0}
+    assert process_results(row, [" 1 > \n\n2"])["score"] == 1.0
     assert process_results(row, [" 2 > 1"])["score"] == pytest.approx(0.63093)
 
 
 def test_alce_scores_correctness_alone():
     row = doc("alce_asqa", [], answers=[["Lloró"], ["Mawsynram"]])
-    assert process_results(row, ["Lloró [1][2]."]) == {"score": 0.5}
+    assert process_results(row, ["Lloró [1][2]."]) == {"score": 0.5, "str_em": 0.5, "str_hit": 0}
+    assert process_results(row, ["Mawsynram, Lloró"])["str_hit"] == 1
     row = doc("alce_qampari", [], answers=[["a1"], ["a2", "b2"]])
-    assert process_results(row, ["a1 [1], b2 [2]."]) == {"score": 1.0}
+    assert process_results(row, ["a1 [1], b2 [2]."])["score"] == 1.0
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
-def test_the_tables_metric_is_among_the_scorers(name):
+def test_a_tasks_definition_lists_what_its_scorer_returns(name):
     if DATASETS[name].category == "recall":
         return
-    row = doc(name, ["x", "A. x"], answers=[["x"]], qrels={"1": 1}, passages=30)
-    assert DATASETS[name].metric in all_metrics(row, "x")
+    row = doc(name, ["x", "A. x"], answers=[["x"]], qrels={"1": 1}, passages=1000)
+    found = process_results(row, ["x"])
+    assert found["score"] == found[DATASETS[name].metric]
+    assert set(found) == set(metric_names(DATASETS[name]))
+    task = yaml.safe_load(task_yaml(DATASETS[name]).replace("!function ", ""))
+    assert [entry["metric"] for entry in task["metric_list"]] == metric_names(DATASETS[name])
+
+
+def test_thoughts_are_dropped_before_the_lead_in_is_added():
+    thought = "It is Paris. </think> no: </think>\n\nRome\nAnswer: Paris"
+    assert after_thoughts(thought) == "Rome\nAnswer: Paris"
+    assert after_thoughts(" as it is ") == " as it is "
+    row = doc("icl_nlu", ["12"], "label:")
+    assert process_results(row, ["label: 3</think> 12"])["score"] == 1
+    assert process_results(row, [" 12</think> 3"])["score"] == 0
+    recall = {"golds": json.dumps(["7"]), "lead_in": "is"}
+    for task in (json_kv, niah):
+        assert task.process_results(recall, ["7</think> 8"]) == {"score": 0.0}
+        assert task.process_results(recall, ["8</think> 7"]) == {"score": 1.0}

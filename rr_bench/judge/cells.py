@@ -15,7 +15,7 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.records import SampleRecord
 from rr_bench.store import Cell
 from rr_bench.suite import DATASETS
-from rr_bench.tasks.metrics import parse
+from rr_bench.tasks.metrics import after_thoughts, parse
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
 BOOK = {"infbench_sum": "_book", "multi_lexsum": ""}
@@ -35,7 +35,7 @@ def outputs(cell: Cell) -> dict[int, SampleRecord]:
 def whole(cell: Cell, sample: SampleRecord) -> str:
     """An output as HELMET's parsing sees it."""
     chat = bool(cell.data and cell.data["chat"])
-    return ("" if chat else LEADS.get(cell.info.task, "Answer:")) + sample.output
+    return ("" if chat else LEADS.get(cell.info.task, "Answer:")) + after_thoughts(sample.output)
 
 
 def judge_citations(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS, SEED, Dataset
+from rr_bench.tasks.scoring import metric_names
 
 ROOT = Path(__file__).resolve().parents[2] / "tasks"
 BY_LENGTH = "by_length"
@@ -27,6 +28,10 @@ def module_of(dataset: Dataset) -> str:
 
 def task_yaml(dataset: Dataset) -> str:
     """The task of a dataset outside Recall; its length comes from the metadata."""
+    metrics = "".join(
+        f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n"
+        for name in metric_names(dataset)
+    )
     return (
         "include: ../recall/_generate.yaml\n"
         f"task: {dataset.name}\n"
@@ -34,6 +39,7 @@ def task_yaml(dataset: Dataset) -> str:
         "process_results: !function rr_bench.tasks.scoring.process_results\n"
         "generation_kwargs: {do_sample: false, temperature: 0.0, "
         f"max_gen_toks: {dataset.generation}, until: []}}\n"
+        f"metric_list:\n{metrics}"
         f"metadata: {{version: {VERSION}, dataset: {dataset.name}, length: 8192, "
         f"samples: {dataset.rows}, seed: {SEED}}}\n"
     )

@@ -18,7 +18,7 @@ from rr_bench.tasks import templates
 from rr_bench.tasks.draw import random_uuid
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
-from rr_bench.tasks.metrics import substring_exact_match
+from rr_bench.tasks.metrics import after_thoughts, substring_exact_match
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split
 from rr_bench.tasks.settings import Settings
@@ -110,5 +110,5 @@ def build(**metadata: Any) -> dict[str, Any]:
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """SubEM of the output, raw or parsed after the lead-in, in 0..1."""
-    output = doc["lead_in"] + results[0]
+    output = doc["lead_in"] + after_thoughts(results[0])
     return {"score": substring_exact_match(output, json.loads(doc["golds"]), templates.JSON_KV_LEAD)}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+THOUGHTS_END = "</think>"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -33,6 +34,12 @@ def parse(text: str, prefix: str) -> str:
     if answer.lower().startswith(prefix.lower()):
         answer = answer[len(prefix) :].strip()
     return answer
+
+
+def after_thoughts(output: str) -> str:
+    """What a thinking model says once it has thought: the text after the last ``</think>``."""
+    _, marker, answer = output.rpartition(THOUGHTS_END)
+    return answer.strip() if marker else output
 
 
 def substring_exact_match(prediction: str, golds: Sequence[str], prefix: str | None = None) -> float:

@@ -22,7 +22,7 @@ from rr_bench.tasks import haystack, templates
 from rr_bench.tasks.draw import random_number, random_uuid, word_keys
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
 from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
-from rr_bench.tasks.metrics import ruler_recall
+from rr_bench.tasks.metrics import after_thoughts, ruler_recall
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split
 from rr_bench.tasks.settings import Settings
@@ -218,4 +218,6 @@ def build_mv(**metadata: Any) -> dict[str, Any]:
 
 def process_results(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """RULER's recall of the output, in 0..1."""
-    return {"score": ruler_recall(doc["lead_in"] + results[0], json.loads(doc["golds"]))}
+    return {
+        "score": ruler_recall(doc["lead_in"] + after_thoughts(results[0]), json.loads(doc["golds"]))
+    }

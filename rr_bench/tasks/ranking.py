@@ -1,10 +1,10 @@
-"""Re-ranking: reading a ranking out of an answer, and NDCG as ``trec_eval`` computes it."""
+"""Re-ranking: reading a ranking out of an answer, and grading it as ``trec_eval`` computes it."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 CHAIN = re.compile(r"\d+(?:\s*>\s*\d+)*")
 CUTOFFS = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -33,18 +33,40 @@ def ndcg(scores: Mapping[str, float], qrels: Mapping[str, int], cutoff: int) -> 
         qrels: id to grade; the ideal ranking is over all of them.
         cutoff: ranks that count.
     """
-    ranked = sorted(scores, key=lambda one: (scores[one], one), reverse=True)
-    gained = _gain([qrels.get(one, 0) for one in ranked[:cutoff]])
+    gained = _gain(grades_of(scores, qrels)[:cutoff])
     ideal = _gain(sorted(qrels.values(), reverse=True)[:cutoff])
     return round(gained / ideal, 5) if ideal else 0.0
+
+
+def grades_of(scores: Mapping[str, float], qrels: Mapping[str, int]) -> list[int]:
+    """Grades in the order of the scores; equal scores go by id, backwards."""
+    ranked = sorted(scores, key=lambda one: (scores[one], one), reverse=True)
+    return [qrels.get(one, 0) for one in ranked]
 
 
 def _gain(grades: list[int]) -> float:
     return sum(grade / math.log2(rank + 2) for rank, grade in enumerate(grades))
 
 
+def binary_metrics(grades: Sequence[int], relevant: int, cutoff: int) -> dict[str, float]:
+    """Mean average precision, recall and precision of the first ranks; any grade above 0 is relevant.
+
+    Args:
+        grades: of the ranked ids, best first.
+        relevant: ids with a grade above 0 that there are.
+        cutoff: ranks that count.
+    """
+    hits = [rank for rank, grade in enumerate(grades[:cutoff], start=1) if grade > 0]
+    precisions = (found / rank for found, rank in enumerate(hits, start=1))
+    return {
+        f"MAP@{cutoff}": sum(precisions) / relevant if relevant else 0.0,
+        f"Recall@{cutoff}": len(hits) / relevant if relevant else 0.0,
+        f"P@{cutoff}": len(hits) / cutoff,
+    }
+
+
 def ranking_metrics(output: str, qrels: Mapping[str, int], passages: int) -> dict[str, float]:
-    """NDCG at every cut-off up to the number of passages, and how many ids were named.
+    """Every metric at every cut-off up to the number of passages, and how many ids were named.
 
     Args:
         output: answer with its lead-in.
@@ -52,5 +74,12 @@ def ranking_metrics(output: str, qrels: Mapping[str, int], passages: int) -> dic
         passages: passages of a row of the file.
     """
     scores = parse_rankings(output)
-    found = {f"NDCG@{k}": ndcg(scores, qrels, k) for k in CUTOFFS if k <= max(passages, 10)}
-    return {**found, "num_preds": float(len(scores))}
+    grades = grades_of(scores, qrels)
+    relevant = sum(grade > 0 for grade in qrels.values())
+    first = next((rank for rank, grade in enumerate(grades, start=1) if grade > 0), None)
+    found = {"num_preds": float(len(scores)), "MRR": 1 / first if first else 0.0}
+    for k in CUTOFFS:
+        if k <= max(passages, 10):
+            found[f"NDCG@{k}"] = ndcg(scores, qrels, k)
+            found |= binary_metrics(grades, relevant, k)
+    return found
