@@ -90,3 +90,7 @@ class Method(ABC):
             the blocks of the causal triangle.
         """
         return None
+
+    def own_kernel(self, query: Tensor) -> str:
+        """What :meth:`attend` computes by for tensors like ``query``: its name in records."""
+        return "native"

@@ -11,29 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from method.base import Knob, Method
-from method.blocks import BlockMask, causal_map
+from method.blocks import BlockMask, num_blocks
+from method.head_patterns import (
+    A_SHAPE,
+    BLOCKS,
+    LINES,
+    Head,
+    LayerHeads,
+    check_patterns,
+    head_index,
+)
 from method.keep import KeepPolicy
-from method.kernels import line_attention as native
+from method.native_lines import attend_torch, attend_triton
 from method.streaming import a_shape_map
 from method.tables import layer_entry, read_layers
 from method.vertical_slash import (
     ESTIMATORS,
     device_numbers,
     line_mask,
-    profile,
     project_lines,
-    take_highest,
     uses_triton,
 )
 
-LINES, A_SHAPE, BLOCKS = "vertical_and_slash", "stream_llm", "block_sparse"
 VARIANTS = ("projected", "native")
-TOP_BLOCKS = 100
-_LAST = 64
 _SETTING = "minference: patterns"
-_CHUNK_TOKENS = 1 << 26
-
-Head = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class MInference(Method):
     Lines do not lie on blocks. The ``projected`` variant computes every 128-block that a line
     touches, on the shared kernel: more than the original computes, so it scores no worse and counts
     as denser. The ``native`` variant computes exactly the single columns and the 64-row tiles of
-    the original, and its density counts those; it is there to be compared with, and slow.
+    the original on a kernel of its own, and its density counts those. In PyTorch it is slow.
 
     Defaults: no pattern file and (1000, 6096) for every head, the library's fallback for unknown
     models and the most common entry of its files; (512, 2048) is what it ships for Llama-3.1-8B.
@@ -75,7 +76,8 @@ class MInference(Method):
         ratio: factor on all sizes.
         dense_layers: this many first layers stay dense.
         variant: "projected" or "native".
-        estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
+        estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch"; the native
+            variant's attention goes by it too.
 
     Raises:
         ValueError: a setting is out of range or unknown, or the file holds an unknown pattern.
@@ -137,51 +139,17 @@ class MInference(Method):
         k_len, device = key.shape[2], query.device
         if layer < self.dense_layers:
             return BlockMask.causal(batch, heads, q_len, k_len, device)
-        plan = self.heads_of(layer, heads)
-        triton = uses_triton(self.estimator, query)
-        others = flags = None
-        members = [head for head in range(heads) if plan[head][0] == LINES]
+        patterns = self._layer(layer, heads)
+        members, others, flags = patterns.of(LINES), None, None
         if len(members) == heads:
-            lines = project_lines(*self.lines(query, key, scale, plan, members), q_len, k_len)
+            lines = project_lines(*patterns.lines(query, key, scale, members), q_len, k_len)
         else:
-            others = self._others(query, key, plan)
-            flags = device_numbers(tuple(float(kind != LINES) for kind, *_ in plan), device) > 0
-            flags = flags.expand(batch, heads)
-            lines = self._some_lines(query, key, scale, plan, members)
+            lines = _some_lines(query, key, scale, patterns)
+            others = _other_blocks(query, key, patterns)
+            without = tuple(float(kind != LINES) for kind, *_ in patterns.plan)
+            flags = (device_numbers(without, device) > 0).expand(batch, heads)
+        triton = uses_triton(self.estimator, query)
         return line_mask(*lines, q_len, k_len, keep, others=others, flags=flags, triton=triton)
-
-    def _some_lines(
-        self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Block lines of a layer in which only ``members`` have any; see :func:`project_lines`."""
-        q_len, k_len, device = query.shape[2], key.shape[2], query.device
-        none = torch.zeros(*query.shape[:2], k_len, dtype=torch.bool, device=device)
-        if not members:
-            return project_lines(none, none, q_len, k_len)
-        columns, slashes = (
-            none.index_copy(1, head_index(members, device), part)
-            for part in self.lines(query, key, scale, plan, members)
-        )
-        return project_lines(columns, slashes, q_len, k_len)
-
-    def _others(self, query: Tensor, key: Tensor, plan: list[Head]) -> Tensor:
-        """Blocks of the heads without lines: bool ``[B, Hq, rows, columns]``, others False."""
-        (batch, heads, q_len, _), k_len, device = query.shape, key.shape[2], query.device
-        causal = causal_map(q_len, k_len, device)
-        rows, columns = causal.shape
-        others = torch.zeros(batch, heads, rows, columns, dtype=torch.bool, device=device)
-        members = [head for head in range(heads) if plan[head][0] == A_SHAPE]
-        if members:
-            sizes = self._a_shapes(plan, members, k_len, device)
-            pattern = a_shape_map(q_len, k_len, *sizes, device).expand(batch, -1, -1, -1)
-            others.index_copy_(1, head_index(members, device), pattern)
-        members = [head for head in range(heads) if plan[head][0] == BLOCKS]
-        if members:
-            tiles = self._tiles(query, key, members)
-            padded = F.pad(tiles, (0, 2 * columns - tiles.shape[3], 0, 2 * rows - tiles.shape[2]))
-            blocks = padded.unflatten(3, (-1, 2)).any(4).unflatten(2, (-1, 2)).any(3)
-            others.index_copy_(1, head_index(members, device), blocks)
-        return others
 
     def attend(
         self,
@@ -193,124 +161,59 @@ class MInference(Method):
         layer: int,
         keep: KeepPolicy,
     ) -> tuple[Tensor, Tensor] | None:
-        """Attention at the original's granularity under ``native``, some heads at a time.
+        """Attention at the original's granularity under ``native``, by Triton on a GPU.
 
         See :meth:`method.base.Method.attend`.
         """
-        batch, heads, q_len, _ = query.shape
-        k_len = key.shape[2]
         if self.variant != "native" or layer < self.dense_layers:
             return None
-        plan = self.heads_of(layer, heads)
-        forced = keep.forced(q_len, k_len, query.device)
-        output = torch.empty_like(query)
-        pairs = torch.empty(batch, heads, dtype=torch.int64, device=query.device)
-        step = max(1, _CHUNK_TOKENS // (batch * native.tile_rows(q_len) * k_len))
-        for kind in PATTERNS:
-            all_members = [head for head in range(heads) if plan[head][0] == kind]
-            for first in range(0, len(all_members), step):
-                members = all_members[first : first + step]
-                cover = native.force_blocks(*self._cover(query, key, scale, plan, members), forced)
-                owners = [head // (heads // key.shape[1]) for head in members]
-                part = native.covered_attention(
-                    query[:, members].flatten(0, 1),
-                    key[:, owners].flatten(0, 1),
-                    value[:, owners].flatten(0, 1),
-                    cover[0],
-                    scale=scale,
-                )
-                output[:, members] = part.unflatten(0, (batch, -1))
-                pairs[:, members] = cover[1].view(batch, -1)
-        return output, native.pair_density(pairs, q_len, k_len)
+        patterns = self._layer(layer, query.shape[1])
+        attend = attend_triton if uses_triton(self.estimator, query) else attend_torch
+        return attend(query, key, value, patterns, scale=scale, keep=keep)
 
-    def _cover(
-        self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Keys ``[B * members, query tiles, Lk]`` and pairs of heads that share one pattern."""
-        q_len, k_len = query.shape[2], key.shape[2]
-        kind = plan[members[0]][0]
-        if kind == LINES:
-            columns, slashes = self.lines(query, key, scale, plan, members)
-            return native.line_cover(columns.flatten(0, 1), slashes.flatten(0, 1), q_len, k_len)
-        if kind == BLOCKS:
-            return native.tile_cover(self._tiles(query, key, members).flatten(0, 1), k_len)
-        sizes = self._a_shapes(plan, members, k_len, query.device)
-        tiles = native.tile_a_shape(q_len, k_len, *sizes, query.device)
-        return native.tile_cover(tiles.repeat(query.shape[0], 1, 1), k_len)
+    def own_kernel(self, query: Tensor) -> str:
+        """See :meth:`method.base.Method.own_kernel`."""
+        return "native:triton" if uses_triton(self.estimator, query) else "native:torch"
 
     def lines(
         self, query: Tensor, key: Tensor, scale: float, plan: list[Head], members: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """Chosen keys and distances, bool ``[B, members, Lk]`` each."""
-        k_len, device = key.shape[2], key.device
-        # Only the last queries matter, and their positions follow from the number of keys.
-        sums = profile(query[:, :, -_LAST:], key, scale=scale, last=_LAST, estimator=self.estimator)
-        if len(members) < query.shape[1]:
-            index = head_index(members, device)
-            sums = (sums[0].index_select(1, index), sums[1].index_select(1, index))
-        at = torch.arange(k_len, device=device)
-        # No sum exceeds 64: above that, the nearer one comes first among the forced.
-        scores = torch.stack(
-            [
-                torch.where(at < first, 1000.0 - at, part)
-                for part, first in zip(sums, (30, 100), strict=True)
-            ]
-        )
-        sizes = [
-            min(k_len, max(plan[head][place], least))
-            for place, least in ((1, 30), (2, 50))
-            for head in members
-        ]
-        counts = device_numbers(tuple(sizes), device).view(2, 1, -1)
-        triton = uses_triton(self.estimator, query)
-        columns, slashes = take_highest(scores, counts, triton=triton)
-        return columns, slashes
+        """Keys and distances that some heads of a plan choose, bool ``[B, members, Lk]`` each."""
+        return LayerHeads(plan, self.ratio, self.estimator).lines(query, key, scale, members)
 
-    def _a_shapes(
-        self, plan: list[Head], members: list[int], k_len: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Sinks and windows ``[members, 1, 1]``; a prompt that fits into a window is dense."""
-        pairs = [
-            (plan[head][1], max(plan[head][2], 1)) if k_len > plan[head][2] else (k_len, k_len)
-            for head in members
-        ]
-        sizes = device_numbers(tuple(size for pair in pairs for size in pair), device)
-        sink, window = sizes.long().view(-1, 2, 1, 1).unbind(1)
-        return sink, window
-
-    def _tiles(self, query: Tensor, key: Tensor, members: list[int]) -> Tensor:
-        """Chosen 64x64 tiles of block-sparse heads: bool ``[B, members, query tiles, key tiles]``."""
-        group = query.shape[1] // key.shape[1]
-        index = head_index(members, query.device)
-        rows, columns = native.mean_tiles(query.index_select(1, index)), native.mean_tiles(key)
-        logits = rows @ columns.index_select(1, index // group).transpose(-1, -2)
-        visible = native.tile_causal(query.shape[2], key.shape[2], query.device)
-        count = min(max(int(TOP_BLOCKS * self.ratio), 1), columns.shape[2])
-        best = logits.masked_fill(~visible, -torch.inf).topk(count, dim=-1).indices
-        return torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, best, True) & visible
+    def _layer(self, layer: int, heads: int) -> LayerHeads:
+        return LayerHeads(self.heads_of(layer, heads), self.ratio, self.estimator)
 
 
-PATTERNS = (LINES, A_SHAPE, BLOCKS)
+def _some_lines(
+    query: Tensor, key: Tensor, scale: float, patterns: LayerHeads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Block lines of a layer in which only some heads have any; see :func:`project_lines`."""
+    q_len, k_len, members = query.shape[2], key.shape[2], patterns.of(LINES)
+    none = torch.zeros(*query.shape[:2], k_len, dtype=torch.bool, device=query.device)
+    if not members:
+        return project_lines(none, none, q_len, k_len)
+    columns, slashes = (
+        none.index_copy(1, head_index(members, query.device), part)
+        for part in patterns.lines(query, key, scale, members)
+    )
+    return project_lines(columns, slashes, q_len, k_len)
 
 
-def head_index(members: list[int], device: torch.device) -> Tensor:
-    """Indices of some heads on the device, int64."""
-    return device_numbers(tuple(members), device).long()
-
-
-def check_patterns(entry: Any, where: str) -> None:
-    """Raise ``ValueError`` unless one layer of a pattern file can be used."""
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: an object of heads is needed, found {str(entry)[:60]}")
-    for head, pattern in entry.items():
-        fits = isinstance(pattern, list) and len(pattern) >= 3 and head.isdecimal()
-        if not fits or not all(isinstance(size, int) and size >= 0 for size in pattern[1:3]):
-            raise ValueError(
-                f"{where}, head {head}: [pattern, size, size, score] is needed, found "
-                f"{str(pattern)[:60]}"
-            )
-        if pattern[0] not in PATTERNS:
-            raise ValueError(
-                f"{where}, head {head}: unknown pattern {pattern[0]!r}; the patterns are "
-                f"{', '.join(PATTERNS)}"
-            )
+def _other_blocks(query: Tensor, key: Tensor, patterns: LayerHeads) -> Tensor:
+    """Blocks of the heads without lines: bool ``[B, Hq, rows, columns]``, the others False."""
+    (batch, heads, q_len, _), k_len, device = query.shape, key.shape[2], query.device
+    rows, columns = num_blocks(q_len), num_blocks(k_len)
+    others = torch.zeros(batch, heads, rows, columns, dtype=torch.bool, device=device)
+    members = patterns.of(A_SHAPE)
+    if members:
+        sizes = patterns.a_shapes(members, k_len, device)
+        pattern = a_shape_map(q_len, k_len, *sizes, device).expand(batch, -1, -1, -1)
+        others.index_copy_(1, head_index(members, device), pattern)
+    members = patterns.of(BLOCKS)
+    if members:
+        tiles = patterns.tiles(query, key, members)
+        padded = F.pad(tiles, (0, 2 * columns - tiles.shape[3], 0, 2 * rows - tiles.shape[2]))
+        blocks = padded.unflatten(3, (-1, 2)).any(4).unflatten(2, (-1, 2)).any(3)
+        others.index_copy_(1, head_index(members, device), blocks)
+    return others

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from method.blocks import BLOCK
-from method.kernels import antidiagonal_triton, lists_triton, pooled_triton, prefix_triton
+from method.kernels import (
+    antidiagonal_triton,
+    line_attention_triton,
+    line_cover_triton,
+    lists_triton,
+    pooled_triton,
+    prefix_triton,
+)
 from method.kernels.triton_support import padded_head
 from tests.conftest import INTERPRETING
 from tests.test_compile import NAMES, SHARED, build, own_cache, shapes
@@ -91,3 +98,29 @@ def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
 def test_antidiagonal_kernel_compiles_with_tensor_descriptors(stride, dim):
     ptx = antidiagonal(90, torch.bfloat16, dim, stride, True).asm["ptx"]
     assert "cp.async.bulk.tensor.5d" in ptx and "wgmma" in ptx
+
+
+@pytest.mark.parametrize("columns", [True, False])
+@pytest.mark.parametrize("chip", SHARED)
+def test_cover_kernels_compile(chip, columns):
+    flags = dict.fromkeys(("columns_ptr", "slashes_ptr"), "u8")
+    sizes = {"TILE": 64, "ROW": BLOCK, "COLUMNS": columns, "CHUNK": 1024}
+    sizes |= dict.fromkeys(("SINK", "DIAGONAL", "LAST_ROW"), columns)
+    build(line_cover_triton.single_keys_kernel, chip, flags, sizes)
+    if columns:
+        build(line_cover_triton.line_index_kernel, chip, flags, {"CHUNK": 1024})
+        sizes = {"TILE": 64, "LANES": line_cover_triton.LANES}
+        build(line_cover_triton.walk_kernel, chip, {}, sizes, num_warps=1)
+
+
+@shapes
+def test_line_attention_kernel_compiles(chip, dtype, dim):
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "TILE": 64, "PER_ROW": 2}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), NAMES[dtype])
+    pointers |= {"member_ptr": "i64"}
+    options = line_attention_triton.launch_options(chip, dtype)
+    kernel = line_attention_triton.line_attention_kernel
+    compiled = build(kernel, chip, pointers, constants, **options)
+    if chip == 90 and dtype == torch.bfloat16:
+        assert "wgmma" in compiled.asm["ptx"] and "cp.async" in compiled.asm["ptx"]

@@ -9,9 +9,11 @@ import torch
 
 from method.attention import SparsePrefill
 from method.density import causal_blocks
+from method.head_patterns import LayerHeads
 from method.keep import RR_KEEP
 from method.kernels.line_attention import line_cover, slash_starts
 from method.minference import MInference
+from method.native_lines import cover_of
 from method.vertical_slash import line_map, project_lines, take_highest
 from rr_bench.catalog import expand_method
 from tests.attention_cases import NO_KEEP, Case, tensors
@@ -148,10 +150,10 @@ def test_native_attention_is_exact_over_what_it_covers(tmp_path):
         patterns=write(tmp_path, MIXED), vertical_size=60, slash_size=150, variant="native"
     )
     result = SparsePrefill(method, NO_KEEP)(query, key, value, scale=0.2, layer=0)
-    assert result.kernel == "native"
-    plan = method.heads_of(0, 4)
+    assert result.kernel.startswith("native") and method.own_kernel(query) == "native:torch"
+    layer = LayerHeads(method.heads_of(0, 4), 1.0, "torch")
     for head in range(4):
-        tokens, pairs = method._cover(query, key, 0.2, plan, [head])
+        tokens, pairs = cover_of(query, key, 0.2, layer, [head])
         seen = tokens.repeat_interleave(64, 1)[:, :1000].tril()
         keys, values = key[:, head // 2], value[:, head // 2]
         logits = (query[:, head] @ keys.transpose(1, 2) * 0.2).masked_fill(~seen, -torch.inf)
@@ -218,7 +220,7 @@ def test_block_sparse_heads_take_the_best_pooled_tiles(tmp_path):
     query, key, _ = (x.double() for x in tensors(Case(512, 512)))
     patterns = write(tmp_path, [{"0": ["block_sparse", 0, 0, 1]}])
     method = MInference(patterns=patterns, ratio=0.02)
-    tiles = method._tiles(query, key, [0])[0, 0]
+    tiles = LayerHeads(method.heads_of(0, 1), 0.02, "torch").tiles(query, key, [0])[0, 0]
     rows, columns = (x.view(8, 64, 64).mean(1) for x in (query[0, 0], key[0, 0]))
     products = rows @ columns.T
     for row in range(8):

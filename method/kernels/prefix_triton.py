@@ -22,7 +22,7 @@ from torch import Tensor
 from method.kernels.triton_support import interpreting
 
 PIECE = 4096
-"""Entries per program, unless a list would take more than 512 programs."""
+"""Entries per program, unless a list would take more than 128 programs."""
 
 SHIFTS = (28, 25, 22, 19, 16, 13, 10, 7, 4, 1, 0)
 """Lowest bit that each pass decides; together all 31 bits of a non-negative number."""
@@ -129,7 +129,7 @@ def prefix_keep_kernel(
 
 def sizes_of(size: int) -> dict[str, int]:
     """Launch settings for lists of ``size`` entries."""
-    piece = min(max(PIECE, triton.next_power_of_2(triton.cdiv(size, 512))), 8 * PIECE)
+    piece = min(max(PIECE, triton.next_power_of_2(triton.cdiv(size, 128))), 8 * PIECE)
     pieces = triton.next_power_of_2(triton.cdiv(size, piece))
     return {"PIECE": piece, "PIECES": pieces, "num_warps": min(piece // 1024, 16)}
 
