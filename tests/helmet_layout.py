@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rr_bench.suite import DATASETS
 from rr_bench.tasks import templates
+from rr_bench.tasks.definitions import module_of
+from rr_bench.tasks.prompt import Row
 from rr_bench.tasks.stories import SPLITS
-from tests.tiny import tiny_tokenizer
+from tests.tiny import recall_rows, tiny_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CHAT = (
@@ -72,6 +76,39 @@ def word_tokenizer_dir(folder: Path, *, chat: bool) -> str:
         made.chat_template = CHAT
     made.save_pretrained(folder)
     return str(folder)
+
+
+def tokenizers(folder: Path) -> dict[bool, str]:
+    """Tiny tokenizers with (True) and without a chat template."""
+    return {chat: tokenizer_dir(folder / str(chat), chat=chat) for chat in (True, False)}
+
+
+def builder_of(dataset: str) -> Callable[..., list[Row]]:
+    """What makes a dataset's rows."""
+    if DATASETS[dataset].category == "recall":
+        return functools.partial(recall_rows, dataset)
+    module = importlib.import_module(f"rr_bench.tasks.{module_of(DATASETS[dataset])}")
+    return functools.partial(module.rows, dataset=dataset)
+
+
+class Maker:
+    """Makes rows of a folder with the tiny tokenizers, ordered by their number."""
+
+    def __init__(self, root: Path, toks: Mapping[bool, str]) -> None:
+        self._root, self._toks = root, toks
+        tiny_tokenizer(root / "llama2_tokenizer")
+
+    def __call__(
+        self, dataset: str, *, chat: bool = False, setting: str = "auto", **more: Any
+    ) -> list[Row]:
+        given = {"length": 8192, "samples": 600, "tokenizer": self._toks[chat], "document_floor": 0}
+        given |= {"helmet_dir": str(self._root), "chat": setting, **more}
+        return sorted(builder_of(dataset)(**given), key=lambda row: row["uid"])
+
+
+def wrapped(user: str) -> str:
+    """A user turn in the chat template of the tests; its date is pinned."""
+    return f"<s>[user 26 Jul 2024]{user}[assistant]"
 
 
 def test_file(root: Path, dataset: str, length: int) -> Path:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,22 +10,25 @@ from rr_bench.tasks.helmet import read_rows, selection
 from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.sources import TASKS, source_files
 from rr_bench.tasks.tokens import load_tokenizer
+from tests import helmet_layout as layout
 from tests.tiny import recall_rows as rows
-from tests.tiny import tiny_tokenizer
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
-def tok(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("tokenizer")
-    tiny_tokenizer(directory)
-    return str(directory)
+def toks(tmp_path_factory):
+    return layout.tokenizers(tmp_path_factory.mktemp("tokenizers"))
 
 
-def write_jsonl(path, records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+@pytest.fixture(scope="module")
+def tok(toks):
+    return toks[False]
+
+
+real = pytest.mark.skipif(
+    not layout.SHARED.is_dir(), reason="needs ../shared/data beside the repository"
+)
+on_or_off = pytest.mark.parametrize("chat", [True, False])
+"""Recall is run without a chat template, whether the tokenizer has one or not."""
 
 
 def by_uid(found):
@@ -52,21 +54,14 @@ KV = [
 
 
 def helmet(tmp_path, task, records, length=8192):
-    folder = {
-        "json_kv": "json_kv/test_k105_dep6.jsonl",
-        "niah_mk_2": f"ruler/niah_multikey_2/validation_{length}.jsonl",
-        "niah_mk_3": f"ruler/niah_multikey_3/validation_{length}.jsonl",
-        "niah_mv": f"ruler/niah_multivalue/validation_{length}.jsonl",
-    }[task]
-    path = tmp_path / "data" / folder
-    write_jsonl(path, records)
-    return path
+    return layout.write_jsonl(layout.test_file(tmp_path, task, length), records)
 
 
-def test_json_kv_golden(tmp_path, tok):
+@on_or_off
+def test_json_kv_golden(tmp_path, toks, chat):
     helmet(tmp_path, "json_kv", KV)
     first, second = by_uid(
-        rows("json_kv", length=8192, samples=2, tokenizer=tok, helmet_dir=str(tmp_path))
+        rows("json_kv", length=8192, samples=2, tokenizer=toks[chat], helmet_dir=str(tmp_path))
     )
     assert first["prompt"] == (
         'JSON data:\n{\n    "k1": "v1",\n    "k2": "{v2}",\n    "k3": "v3"\n}\n\n'
@@ -93,13 +88,15 @@ def test_json_kv_golden(tmp_path, tok):
         ("niah_mv", "numbers", "are", "Some special magic numbers are"),
     ],
 )
-def test_niah_golden(tmp_path, tok, task, kind, verb, article):
+@on_or_off
+def test_niah_golden(tmp_path, toks, chat, task, kind, verb, article):
     records = [
         {"context": "Hay {x}.", "query": "red-fox", "type_needle_v": kind, "answer": ["7"]},
         {"context": "More.", "query": "old-owl", "type_needle_v": kind, "outputs": ["8", "9"]},
     ]
     helmet(tmp_path, task, records)
-    found = by_uid(rows(task, length=8192, samples=2, tokenizer=tok, helmet_dir=str(tmp_path)))
+    given = {"length": 8192, "samples": 2, "tokenizer": toks[chat], "helmet_dir": str(tmp_path)}
+    found = by_uid(rows(task, **given))
     what = f"What {'are all' if verb == 'are' else 'is'} the special magic {kind}"
     for row, context, query, golds in zip(
         found, ("Hay {x}.", "More."), ("red-fox", "old-owl"), (["7"], ["8", "9"]), strict=True
@@ -137,9 +134,9 @@ def test_recall_prefill_golden(tmp_path, tok, monkeypatch):
     assert json.loads(first["golds"]) == ["v2", "v0"] and first["source"] == "helmet"
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
+@real
 def test_real_json_kv_rows(tmp_path, tok):
-    records = read_rows(SHARED / "json_kv_k75.jsonl", json_kv.FIELDS)
+    records = read_rows(layout.SHARED / "json_kv_k75.jsonl", json_kv.FIELDS)
     helmet(tmp_path, "json_kv", records)
     metadata = {"length": 8192, "samples": 24, "tokenizer": tok, "helmet_dir": str(tmp_path)}
     found = rows("json_kv", **metadata)
@@ -163,9 +160,9 @@ def test_real_json_kv_rows(tmp_path, tok):
         assert kept == source[: len(kept)] and row["input_len"] <= 8192
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
+@real
 def test_real_multivalue_rows_truncated(tmp_path, tok):
-    records = read_rows(SHARED / "ruler_niah_multivalue.jsonl", niah.FIELDS)
+    records = read_rows(layout.SHARED / "ruler_niah_multivalue.jsonl", niah.FIELDS)
     helmet(tmp_path, "niah_mv", records)
     metadata = {"samples": 6, "tokenizer": tok, "helmet_dir": str(tmp_path)}
     for row in rows("niah_mv", length=8192, **metadata):

@@ -1,6 +1,7 @@
 """CPU seconds per prompt: ``python -m rr_bench.tasks.timing --tokenizer DIR --helmet-dir DIR``.
 
-Loading (files, tokenizer) is timed apart from building, which is what every further row costs.
+Loading the files is timed apart from building, which is what every further row costs; the model's
+tokenizer is loaded before.
 """
 
 from __future__ import annotations
@@ -12,24 +13,34 @@ import time
 from typing import Any
 
 from rr_bench.suite import DATASETS
+from rr_bench.tasks import json_kv, niah
 from rr_bench.tasks.definitions import module_of
+from rr_bench.tasks.prompt import Row
+from rr_bench.tasks.tokens import load_tokenizer
+
+
+def rows_of(name: str, **metadata: Any) -> list[Row]:
+    """Rows of any dataset of HELMET's."""
+    if DATASETS[name].category != "recall":
+        module = importlib.import_module(f"rr_bench.tasks.{module_of(DATASETS[name])}")
+        rows: list[Row] = module.rows(**metadata, dataset=name)
+        return rows
+    return json_kv.rows(**metadata) if name == json_kv.NAME else niah.rows(name, **metadata)
 
 
 def build_seconds(name: str, metadata: dict[str, Any], samples: int) -> tuple[float, float, int]:
     """CPU seconds of loading with one row, of each further row, and how many rows there were.
 
     Args:
-        name: dataset outside Recall.
+        name: dataset.
         metadata: as lm-eval hands it to a builder.
         samples: rows to build, at least 2.
     """
-    module = importlib.import_module(f"rr_bench.tasks.{module_of(DATASETS[name])}")
-    given = {**metadata, "dataset": name}
     start = time.process_time()
-    module.rows(**given, samples=1)
+    rows_of(name, **metadata, samples=1)
     first = time.process_time() - start
     start = time.process_time()
-    rows = len(module.rows(**given, samples=samples))
+    rows = len(rows_of(name, **metadata, samples=samples))
     rest = time.process_time() - start
     return first, max(0.0, rest - first) / max(1, rows - 1), rows
 
@@ -49,9 +60,8 @@ def main() -> int:
         "helmet_dir": given.helmet_dir,
         "document_floor": given.document_floor,
     }
-    for name, dataset in DATASETS.items():
-        if dataset.category == "recall":
-            continue
+    load_tokenizer(tokenizer=given.tokenizer)
+    for name in DATASETS:
         try:
             first, each, rows = build_seconds(name, metadata, given.samples)
         except (ValueError, OSError) as error:

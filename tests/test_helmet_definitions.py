@@ -1,0 +1,102 @@
+"""HELMET's tasks in lm-eval: its own command line, groups and lengths, the generated definitions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lm_eval.tasks import TaskManager
+
+from rr_bench.catalog import expand_task
+from rr_bench.config import ROOT, ConfigError
+from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS
+from rr_bench.tasks.definitions import definitions
+from tests import helmet_layout as layout
+from tests.tiny import tiny_llama
+
+real = pytest.mark.skipif(
+    not layout.SHARED.is_dir(), reason="needs ../shared/data beside the repository"
+)
+OFFLINE = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    small = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    folder = tmp_path_factory.mktemp("model") / "llama"
+    return tiny_llama(folder, num_hidden_layers=1, intermediate_size=64, **small)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return layout.complete(layout.lay_out(tmp_path_factory.mktemp("helmet")))
+
+
+@real
+@pytest.mark.slow
+def test_lm_evals_own_command_line(tmp_path, checkpoint, data):
+    command = [str(Path(sys.executable).with_name("lm_eval")), "--include_path", str(ROOT / "tasks")]
+    command += ["--tasks", "helmet_icl_8k,helmet_rerank_8k", "--model", "hf", "--device", "cpu"]
+    command += ["--model_args", f"pretrained={checkpoint},dtype=float32"]
+    command += ["--batch_size", "1", "--output_path", str(tmp_path)]
+    command += ["--metadata", json.dumps({"helmet_dir": str(data), "samples": 1})]
+    done = subprocess.run(
+        command, env=OFFLINE, capture_output=True, text=True, timeout=280, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = tmp_path.rglob("results_*.json")
+    results = json.loads(path.read_text())["results"]
+    for task in ("helmet_icl_trec_fine_8k", "helmet_icl_8k", "helmet_msmarco_rerank_8k"):
+        assert 0 <= results[task]["score,none"] <= 1
+
+
+def test_every_group_and_task_is_known_to_lm_eval():
+    found = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False)
+    groups = {f"helmet_{c}_{n}" for c in CATEGORIES for n in LENGTHS}
+    assert groups | {f"helmet_{c}" for c in CATEGORIES} <= set(found.all_groups)
+    tasks = {f"helmet_{d}_{n}" for d in DATASETS for n in LENGTHS}
+    assert tasks | set(DATASETS) <= set(found.all_subtasks)
+
+
+@real
+def test_the_length_of_a_named_task_holds_against_the_command_line(checkpoint, data):
+    given = {"helmet_dir": str(data), "samples": 1, "pretrained": str(checkpoint)}
+    manager = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata=given)
+    name = "helmet_icl_nlu_8k"
+    task = manager.load([name])["tasks"][name]
+    (doc,) = task.eval_docs
+    assert (doc["length"], doc["dataset"], doc["source"]) == (8192, "icl_nlu", "helmet")
+    assert task.config.generation_kwargs["max_gen_toks"] == DATASETS["icl_nlu"].generation
+
+
+def test_definitions_are_those_the_table_makes():
+    files = dict(definitions())
+    for name, text in files.items():
+        assert (ROOT / "tasks" / name).read_text() == text, (
+            f"python -m rr_bench.tasks.definitions: {name}"
+        )
+    on_disk = {
+        p.relative_to(ROOT / "tasks").as_posix() for p in (ROOT / "tasks/helmet").rglob("*.yaml")
+    }
+    assert on_disk == set(files)
+    config = yaml.safe_load(files["helmet/kilt_nq.yaml"].replace("!function ", ""))
+    assert config["metadata"]["samples"] == 600
+    assert config["generation_kwargs"]["max_gen_toks"] == 20
+
+
+def test_rr_bench_knows_datasets_and_groups_but_not_names_with_a_length():
+    assert [spec.name for spec in expand_task("helmet_rag")] == [
+        d.name for d in DATASETS.values() if d.category == "rag"
+    ]
+    sources = expand_task("icl_nlu")[0].sources
+    assert {"rr_bench/tasks/icl.py", "rr_bench/tasks/scoring.py", "rr_bench/suite.py"} <= set(sources)
+    with pytest.raises(ConfigError, match="did you mean"):
+        expand_task("helmet_icl_8k")
