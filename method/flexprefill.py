@@ -12,7 +12,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks, visible_blocks
 from method.keep import KeepPolicy
-from method.kernels.line_attention import mean_tiles
+from method.pooled import block_means, pooled_map, pooled_map_triton
 from method.vertical_slash import (
     ESTIMATORS,
     line_mask,
@@ -52,7 +52,9 @@ class FlexPrefill(Method):
         * Logits and profiles stay in fp32 (bf16 logits in the authors' code).
         * Fewer queries than keys are supported, with the profile taken from the last of them.
         * A block is 128 tokens; the authors also offer smaller ones.
-        * γ = 1 without ``max_budget`` is dense exactly.
+        * γ = 1 without ``max_budget`` is dense exactly, and with it so are query-aware heads.
+        * A ``max_budget`` beyond the prompt is an error, where the authors' code cuts it down. With
+          chunked prefill that goes for the first chunk.
         * Densities are counted over the causal blocks, the authors' over the whole square.
 
     Attributes:
@@ -60,8 +62,8 @@ class FlexPrefill(Method):
         tau_js: heads below this distance are query-aware; 0 for none.
         min_budget: tokens, rounded up to blocks, that each direction keeps at least; None for one
             block.
-        max_budget: tokens that each direction keeps at most; None for no limit. More than the
-            prompt has is no limit either.
+        max_budget: tokens that each direction keeps at most, no more than there are keys; None for
+            no limit.
         estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
 
     Raises:
@@ -101,9 +103,18 @@ class FlexPrefill(Method):
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
     ) -> BlockMask:
-        """Profile, budget, choose; see :meth:`method.base.Method.select`."""
+        """Profile, budget, choose; see :meth:`method.base.Method.select`.
+
+        Raises:
+            ValueError: ``max_budget`` is more than there are keys.
+        """
         batch, heads, q_len, _ = query.shape
         k_len = key.shape[2]
+        if self.max_budget is not None and self.max_budget > k_len:
+            raise ValueError(
+                f"flexprefill: max_budget={self.max_budget} is more than the {k_len} tokens there are, "
+                "so it would limit nothing; use max_budget=null for no limit"
+            )
         least = num_blocks(self.min_budget or 1)
         dense = self.gamma >= 1 and self.max_budget is None
         if dense or k_len <= max(2, least) * BLOCK:
@@ -133,7 +144,7 @@ class FlexPrefill(Method):
         vertical = pool_sums(shares[0])
         # The profile counts distances from the far end, and the last, ragged piece is the nearest.
         slash = pool_sums(shares[1].flip(-1)).flip(-1)
-        most = num_blocks(k_len if self.max_budget is None else min(self.max_budget, k_len))
+        most = num_blocks(self.max_budget or k_len)
         budgets = blocks_for(shares, self.gamma, triton=triton).clamp(least, most)
         aware = torch.zeros(query.shape[:2], dtype=torch.bool, device=query.device)
         pooled = block_means(key, triton=triton)
@@ -153,13 +164,8 @@ class FlexPrefill(Method):
         if self.gamma >= 1:
             return causal.expand(*aware.shape, -1, -1)
         if triton:
-            # Imported here so that the method can be used where Triton is not installed.
-            from method.kernels.pooled_triton import pooled_weights_triton
-
             rows = block_means(query, aware, triton=True)
-            weights = pooled_weights_triton(rows, pooled, aware, scale, q_len, k_len)
-            chosen = highest_within(weights.flatten(0, 1), self.gamma, aware.flatten())
-            return chosen.view(*aware.shape, *causal.shape)
+            return pooled_map_triton(rows, pooled, aware, scale, self.gamma, q_len, k_len)
         others = torch.zeros(*aware.shape, *causal.shape, dtype=torch.bool, device=query.device)
         item, head = aware.nonzero(as_tuple=True)
         if len(item):
@@ -197,61 +203,3 @@ def pool_sums(profile: Tensor) -> Tensor:
     ragged = -profile.shape[-1] % BLOCK
     padded = F.pad(profile, (0, ragged)) if ragged else profile
     return padded.unflatten(-1, (-1, BLOCK)).sum(-1)
-
-
-def block_means(tensor: Tensor, flags: Tensor | None = None, *, triton: bool) -> Tensor:
-    """Mean vector of every block of 128 tokens ``[B, H, blocks, D]``, for the heads of ``flags``."""
-    if not triton:
-        return mean_tiles(tensor, BLOCK)
-    # Imported here so that the method can be used where Triton is not installed.
-    from method.kernels.pooled_triton import mean_tiles_triton
-
-    return mean_tiles_triton(tensor, BLOCK, flags)
-
-
-def pooled_weights(rows: Tensor, columns: Tensor, scale: float, q_len: int, k_len: int) -> Tensor:
-    """Causal softmax of some heads' block means: ``[n, rows, columns]``.
-
-    Args:
-        rows: mean query of every query block, ``[n, rows, D]``.
-        columns: mean key of every key block, ``[n, columns, D]``.
-        scale: factor on the logits.
-        q_len: query tokens.
-        k_len: key tokens.
-    """
-    future = ~causal_map(q_len, k_len, rows.device)
-    logits = (rows @ columns.transpose(-1, -2)) * scale
-    return logits.masked_fill(future, -torch.inf).softmax(-1)
-
-
-def pooled_map(
-    rows: Tensor, columns: Tensor, scale: float, gamma: float, q_len: int, k_len: int
-) -> Tensor:
-    """Highest entries of the pooled attention maps of some heads: bool ``[n, rows, columns]``.
-
-    The entries of all rows compete: they are kept in descending order while their sum is at most
-    ``gamma`` times the number of rows, so a row of small entries may keep none. Arguments as for
-    :func:`pooled_weights`.
-    """
-    weights = pooled_weights(rows, columns, scale, q_len, k_len)
-    ranked, order = weights.flatten(1).sort(dim=-1, descending=True, stable=True)
-    taken = ranked.double().cumsum(-1) <= gamma * rows.shape[1]
-    chosen = torch.zeros_like(taken).scatter_(1, order, taken)
-    return chosen.view(weights.shape) & causal_map(q_len, k_len, rows.device)
-
-
-def highest_within(weights: Tensor, gamma: float, flags: Tensor) -> Tensor:
-    """The same choice from the maps of flagged heads, by Triton and without sorting.
-
-    Args:
-        weights: fp32 ``[n, rows, columns]``, contiguous.
-        gamma: share of the map's total.
-        flags: bool ``[n]``; the result for other heads is unspecified.
-    """
-    # Imported here so that the method can be used where Triton is not installed.
-    from method.kernels.prefix_triton import find_prefix
-
-    limit = gamma * weights.shape[1]
-    limits = torch.full(weights.shape[:1], limit, dtype=torch.float64, device=weights.device)
-    found = find_prefix(weights.flatten(1), limits, count=False, flags=flags)
-    return found.keep().view(weights.shape)

@@ -129,7 +129,7 @@ def line_mask(
         if others is not None and flags is not None:
             chosen |= others & flags[..., None, None] & causal_map(q_len, k_len, chosen.device)
         return BlockMask.from_map(chosen | keep.forced(q_len, k_len, chosen.device), q_len, k_len)
-    from method.kernels.lists_triton import line_lists
+    from method.kernels.lines_triton import line_lists
 
     lists = line_lists(columns, diagonals, newest, q_len, k_len, keep, others=others, flags=flags)
     return BlockMask(*lists, q_len, k_len)

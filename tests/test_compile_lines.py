@@ -10,6 +10,7 @@ from method.kernels import (
     antidiagonal_triton,
     line_attention_triton,
     line_cover_triton,
+    lines_triton,
     lists_triton,
     pooled_triton,
     prefix_triton,
@@ -49,7 +50,7 @@ def test_line_list_kernel_compiles(chip, width, others):
     constants = {"W": width, "ROW": BLOCK, "OTHERS": others}
     constants |= dict.fromkeys(("SINK", "DIAGONAL", "LAST_ROW"), others)
     warps = lists_triton.list_warps(width)
-    build(lists_triton.line_lists_kernel, chip, pointers, constants, num_warps=warps)
+    build(lines_triton.line_lists_kernel, chip, pointers, constants, num_warps=warps)
 
 
 @shapes

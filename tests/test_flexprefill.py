@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from method.flexprefill import FlexPrefill, blocks_for, pool_sums, pooled_map
+from method.flexprefill import FlexPrefill, blocks_for, pool_sums
 from method.keep import KeepPolicy
 from method.kernels.line_attention import mean_tiles
 from method.kernels.profile import attention_profile
+from method.pooled import pooled_map
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
@@ -183,10 +184,14 @@ def test_short_prompts_are_dense(length):
     assert int(select(FlexPrefill(gamma=0.1), query, key).sum()) == rows * (rows + 1) // 2
 
 
-def test_a_budget_beyond_the_prompt_is_the_whole_prompt():
+def test_a_budget_beyond_the_prompt_is_refused():
     query, key, _ = tensors(Case(2048, 2048, group=2))
-    wide = select(FlexPrefill(gamma=0.9, min_budget=None, max_budget=1 << 20), query, key)
-    assert torch.equal(wide, select(FlexPrefill(gamma=0.9, min_budget=None), query, key))
+    with pytest.raises(
+        ValueError, match=r"flexprefill: max_budget=2049 is more than the 2048 .* max_budget=null"
+    ):
+        select(FlexPrefill(gamma=0.9, max_budget=2049), query, key)
+    whole = select(FlexPrefill(gamma=0.9, max_budget=2048), query, key)
+    assert torch.equal(whole, select(FlexPrefill(gamma=0.9), query, key))
 
 
 @pytest.mark.parametrize(

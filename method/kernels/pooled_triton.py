@@ -1,6 +1,6 @@
 """Mean vectors of blocks and the attention map between them, in Triton, for some heads of many.
 
-:func:`method.kernels.line_attention.mean_tiles` and :func:`method.flexprefill.pooled_weights` are the
+:func:`method.kernels.line_attention.mean_tiles` and :func:`method.pooled.pooled_weights` are the
 readable twins.
 """
 

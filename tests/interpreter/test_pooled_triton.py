@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from method.blocks import BLOCK
-from method.flexprefill import highest_within, pooled_map, pooled_weights
 from method.kernels.line_attention import mean_tiles
 from method.kernels.pooled_triton import mean_tiles_triton, pooled_weights_triton
+from method.pooled import pooled_map, pooled_map_triton, pooled_weights
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
 
@@ -49,7 +49,8 @@ def test_the_map_and_its_highest_entries_match_the_twin(case, kernel_device, poi
     wanted = flags.flatten()
     torch.testing.assert_close(weights.flatten(0, 1)[wanted], truth[wanted], atol=1e-6, rtol=1e-5)
     for gamma in (0.3, 0.9):
-        chosen = highest_within(truth, gamma, wanted)[wanted]
-        scale, q_len, k_len = shape
-        slow = pooled_map(rows.flatten(0, 1), owned.flatten(0, 1), scale, gamma, q_len, k_len)
-        assert torch.equal(chosen, slow[wanted])
+        options = (shape[0], gamma, *shape[1:])
+        chosen = pooled_map_triton(rows, columns, flags, *options).flatten(0, 1)[wanted]
+        slow = pooled_map(rows.flatten(0, 1), owned.flatten(0, 1), *options)[wanted]
+        # Rounding may move an entry at the limit.
+        assert int((chosen != slow).sum()) <= 1
