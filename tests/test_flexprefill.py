@@ -87,6 +87,23 @@ def test_forced_lines_use_up_a_budget_of_one_block():
     assert torch.equal(kept, (columns == 0) | torch.eye(16, dtype=torch.bool))
 
 
+def test_the_distance_by_hand():
+    # All true mass lies in block 5. The mean key there is 30 / 128 long and the others are 0, so the
+    # pooled guess gives block 5 a share of a = e^1.758 / (e^1.758 + 15) = 0.279, the others 0.048.
+    query, key = (torch.zeros(1, 1, 2048, 64, dtype=torch.float64) for _ in "qk")
+    query[..., 0] = 30
+    key[:, :, 700, 0] = 30
+    a = math.exp(900 / 128 / 4)
+    a /= a + 15
+    middle = (a + 1) / 2
+    # Where there is no true mass, the guess is twice the middle.
+    divergence = 0.5 * (a * math.log(a / middle) + (1 - a) * math.log(2) - math.log(middle))
+    assert math.sqrt(divergence) == pytest.approx(0.598, abs=1e-3)
+    for tau_js, aware in ((0.597, False), (0.599, True)):
+        found = FlexPrefill(tau_js=tau_js)._lines(query, key, 0.25, 8, False)[2]
+        assert bool(found) == aware
+
+
 def slow_rule(query, key, scale, gamma, tau_js, least):
     """One head, in plain Python: lists, loops and sets of (row, column)."""
     length = query.shape[0]

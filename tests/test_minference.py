@@ -57,6 +57,32 @@ def test_the_walk_by_hand():
     assert starts_of([0, 192, 193, 256], 512, 4) == [0, 64, 256]
 
 
+def test_one_hot_key_by_hand():
+    # Every query looks at key 300 only, so the last 64 have distances 660 to 723 with a mass of 1 each.
+    query, key = (torch.zeros(1, 1, 1024, 16, dtype=torch.float64) for _ in "qk")
+    query[..., 0] = 30
+    key[:, :, 300, 0] = 30
+    method = MInference(vertical_size=31, slash_size=101)
+    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 1), [0])
+    assert columns[0, 0].nonzero().flatten().tolist() == [*range(30), 300]
+    # Of equal distances the nearest.
+    assert slashes[0, 0].nonzero().flatten().tolist() == [*range(100), 660]
+    kept = method.select(query, key, scale=0.25, layer=0, keep=NO_KEEP).to_map()[0, 0]
+    # Keys in blocks 0 and 2; distances 0 to 99 and 660 lie in block diagonals 0 and 1, 5 and 6.
+    row, column = torch.arange(8)[:, None], torch.arange(8)[None, :]
+    wanted = (column == 0) | (column == 2)
+    for diagonal in (0, 1, 5, 6):
+        wanted = wanted | (row - column == diagonal)
+    assert torch.equal(kept, wanted & (column <= row))
+    # The last 64 queries: 660 needs 300-363; 99 needs 861-924, and nearer ones extend it twice.
+    assert starts_of([*range(100), 660], 1024, 15) == [300, 861, 925, 989]
+    tokens, _ = line_cover(columns[0], slashes[0], 1024, 1024)
+    wanted_keys = [*range(30), *range(300, 364), *range(861, 1024)]
+    assert tokens[0, 15].nonzero().flatten().tolist() == wanted_keys
+    # The first 64: one range; key 300 and the rest of the sink lie in it or in the future.
+    assert tokens[0, 0].nonzero().flatten().tolist() == [*range(64)]
+
+
 def slow_walk(distances: list[int], columns: list[int], end: int) -> tuple[list[int], list[int]]:
     """Range starts and single columns of one query tile, told as a loop over sorted distances."""
     ranges, current = [], None

@@ -34,6 +34,24 @@ def test_mass_is_the_true_attention_mass(case):
                 torch.testing.assert_close(mass[:, :, row, column], truth, atol=1e-12, rtol=0)
 
 
+def test_uniform_mass_by_hand():
+    # All logits equal: query t gives each of its t + 1 keys 1 / (t + 1).
+    zeros = torch.zeros(1, 1, 256, 16, dtype=torch.float64)
+    mass = Oracle().mass(zeros, zeros, scale=0.25)[0, 0]
+    share = 128 * sum(1 / (token + 1) for token in range(128, 256))
+    assert share == pytest.approx(88.473, abs=1e-3)
+    assert mass.flatten().tolist() == pytest.approx([128, 0, share, 128 - share])
+    # Block 0 weighs most for query 128, block 1 for query 255, and rows need not sum to 1.
+    most = Oracle(reduction="max").mass(zeros, zeros, scale=0.25)[0, 0]
+    assert most.flatten().tolist() == pytest.approx([1, 0, 128 / 129, 0.5])
+    # The sum gives block 0 of row 1 a share of 0.691, the maximum 0.665.
+    for tau, reduction, kept in ((0.68, "sum", 2), (0.68, "max", 3), (0.66, "max", 2)):
+        mask = Oracle(tau=tau, reduction=reduction).select(
+            zeros, zeros, scale=0.25, layer=0, keep=NO_KEEP
+        )
+        assert int(mask.counts.sum()) == kept, (tau, reduction)
+
+
 def test_the_maximum_keeps_what_one_query_needs():
     # One query of the last block looks at one key of block 1 only; all others look at block 0.
     query, key = (torch.zeros(1, 1, 1024, 16, dtype=torch.float64) for _ in "qk")

@@ -36,6 +36,13 @@ def test_all_heads_share_the_map():
     assert mask.counts.shape == (2, 4, 8)
 
 
+def test_the_defaults_by_hand():
+    query, key, _ = tensors(Case(8192, 8192))
+    counts = Streaming().select(query, key, scale=1.0, layer=0, keep=NO_KEEP).counts[0, 0]
+    # Row 40 begins at query 5120: tokens 5120 - 3967 = 1153 (block 9) to 5247 (block 40), and the sink.
+    assert int(counts[40]) == 33 and counts[:33].tolist() == [*range(1, 33), 33]
+
+
 @pytest.mark.parametrize("setting", [{"sink": -1}, {"window": 0}])
 def test_bad_settings_are_named(setting):
     with pytest.raises(ValueError, match=r"streaming: sink=.* and window=.* are tokens"):

@@ -22,6 +22,19 @@ def test_deep_layers_keep_sink_window_and_last_queries(q_len, k_len, last):
     assert torch.equal(kept[0, 1], blocks_of(pattern & (token <= at)))
 
 
+def test_a_pattern_by_hand():
+    query, key, _ = tensors(Case(1024, 1024))
+    method = TriangleMix(first_layer=0, sink=8, window=200, last=128)
+    kept = method.select(query, key, scale=1.0, layer=0, keep=NO_KEEP).to_map()[0, 0]
+    # Row 5 begins at query 640, whose window begins at 441 (block 3). The last row sees everything.
+    assert kept[5].nonzero().flatten().tolist() == [0, 3, 4, 5]
+    assert kept.sum(-1).tolist() == [1, 2, 3, 4, 4, 4, 4, 8]
+    # Two rows hold the last 129 queries.
+    more = TriangleMix(first_layer=0, sink=8, window=200, last=129)
+    kept = more.select(query, key, scale=1.0, layer=0, keep=NO_KEEP).to_map()[0, 0]
+    assert kept.sum(-1).tolist() == [1, 2, 3, 4, 4, 4, 7, 8]
+
+
 def test_early_layers_are_dense():
     query, key, _ = tensors(Case(1000, 1000))
     method = TriangleMix(first_layer=2, window=128)

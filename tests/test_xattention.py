@@ -75,6 +75,42 @@ def test_a_cell_by_hand():
     )
 
 
+@pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
+def test_a_full_row_sums_to_its_strides(stride):
+    query, key, _ = (x.double() for x in tensors(Case(1024, 1024, group=2)))
+    scores = antidiagonal_scores(query, key, scale=0.25, stride=stride)
+    torch.testing.assert_close(scores.sum(-1), torch.full_like(scores[..., 0], 128 / stride))
+
+
+def test_a_constant_added_to_all_keys_changes_nothing():
+    query, key, _ = (x.double() for x in tensors(Case(2048, 2048, group=2)))
+    constant = torch.linspace(-3, 3, key.shape[-1], dtype=torch.float64)
+    plain, moved = (select(XAttention(tau=0.8), query, part) for part in (key, key + constant))
+    assert torch.equal(plain.to_map(), moved.to_map())
+
+
+def test_a_tiny_share_keeps_sink_and_diagonal_only():
+    query, key, _ = (x.double() for x in tensors(Case(2048, 2048)))
+    # 16 rows: one block in the first, two in each of the others.
+    assert int(select(XAttention(tau=1e-9), query, key).counts.sum()) == 1 + 2 * 15
+    # Without always-kept blocks one of each row crosses the threshold.
+    assert int(select(XAttention(tau=1e-9), query, key, NO_KEEP).counts.sum()) == 16
+
+
+@pytest.mark.parametrize(
+    ("q_len", "k_len", "visible", "forced"),
+    [
+        (256, 512, ["1110", "1111"], ["1010", "1001"]),
+        (257, 384, ["110", "111", "111"], ["110", "101", "101"]),
+    ],
+)
+def test_fewer_queries_than_keys(q_len, k_len, visible, forced):
+    query, key, _ = (x.double() for x in tensors(Case(q_len, k_len)))
+    for tau, wanted in ((1 - 1e-12, visible), (1e-9, forced)):
+        kept = select(XAttention(tau=tau), query, key).to_map()[0, 0].int().tolist()
+        assert ["".join(map(str, row)) for row in kept] == wanted
+
+
 @pytest.mark.parametrize("length", [1000, 2048])
 def test_chunk_rows_do_not_change_the_scores(length):
     query, key, _ = (x.double() for x in tensors(Case(length, length, group=4)))
