@@ -234,6 +234,8 @@ class Session:
     def _environment(self) -> dict[str, Any]:
         device = self.model.device
         known: dict[str, Any] = {"type": device.kind, "name": device.name}
+        # As in HELMET the checkpoint's own penalty stays: Qwen2.5's is 1.05.
+        known["repetition_penalty"] = self.lm.model.generation_config.repetition_penalty or 1.0
         if device.kind == "cuda":
             known["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
         return environment(known)

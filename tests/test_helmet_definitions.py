@@ -14,6 +14,7 @@ from rr_bench.catalog import expand_task
 from rr_bench.config import ROOT, ConfigError
 from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS
 from rr_bench.tasks.definitions import definitions
+from rr_bench.tasks.timing import build_seconds
 from tests import helmet_layout as layout
 from tests.tiny import tiny_llama
 
@@ -100,3 +101,11 @@ def test_rr_bench_knows_datasets_and_groups_but_not_names_with_a_length():
     assert {"rr_bench/tasks/icl.py", "rr_bench/tasks/scoring.py", "rr_bench/suite.py"} <= set(sources)
     with pytest.raises(ConfigError, match="did you mean"):
         expand_task("helmet_icl_8k")
+
+
+@real
+def test_the_benchmark_of_prompt_building_takes_every_kind_of_dataset(checkpoint, data):
+    given = {"length": 8192, "tokenizer": str(checkpoint), "helmet_dir": str(data)}
+    for name in ("json_kv", "niah_mk_3", "kilt_popqa_3"):
+        first, each, rows = build_seconds(name, given, 3)
+        assert first > 0 and each >= 0 and rows == 3

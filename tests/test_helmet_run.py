@@ -84,6 +84,7 @@ def test_a_whole_run_offline(tmp_path, checkpoint, data):
     }
     for cell in cells:
         assert cell.data["rows_in_files"] and cell.done == 2
+        assert cell.env["repetition_penalty"] == 1.0
         assert len(cell.samples) == (1 if cell.info.task == "infbench_qa" else 2)
         stop = DATASETS[cell.info.task].newline_stop
         assert cell.info.settings["newline_stop"] is stop
