@@ -5,13 +5,17 @@ import io
 import json
 import tarfile
 import threading
+from dataclasses import replace
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from rr_bench.download import parts
 from rr_bench.download.files import DownloadError, Ledger, fetch, git_blob_of, sha256_of
 from rr_bench.download.unpack import unpack
+from rr_bench.tasks.hubsets import split_files
 
 CONTENT = bytes(range(256)) * 400
 
@@ -191,3 +195,71 @@ def test_the_archive_is_verified_unpacked_and_removed(tmp_path, monkeypatch):
     Metadata.etag = "short"
     with pytest.raises(DownloadError, match="no SHA-256"):
         parts.get_data(tmp_path / "other", said.append)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the hub: files by name, each known by one of its two kinds of checksum."""
+    files = {
+        "plus/train/0000.parquet": b"train",
+        "longbook_qa_eng.jsonl": b"{}",
+        "tokenizer.json": b"{}",
+        "tokenizer.model": b"model",
+        "special_tokens_map.json": b"[]",
+    }
+
+    def snapshot_download(repo, *, allow_patterns, local_dir, **options):
+        for name, content in files.items():
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+                (local_dir / name).write_bytes(content)
+
+    known = dict(files)
+
+    class Api:
+        def get_paths_info(self, repo, paths, **options):
+            for name in paths:
+                sha = hashlib.sha256(known[name]).hexdigest()
+                blob = hashlib.sha1(b"blob %d\0" % len(known[name]) + known[name]).hexdigest()
+                large = not name.endswith(".json")
+                lfs = SimpleNamespace(sha256=sha) if large else None
+                yield SimpleNamespace(path=name, lfs=lfs, blob_id=blob)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    splits = {"clinic150": ("plus", "train"), "infinitebench": ("default", "longbook_qa_eng")}
+    for name, (config, split) in splits.items():
+        monkeypatch.setitem(
+            parts.HUB_SETS, name, replace(parts.HUB_SETS[name], config=config, splits=(split,))
+        )
+    return files
+
+
+def test_hub_sets_come_once_and_where_the_builders_look(hub, tmp_path):
+    said = []
+    names = ["clinic150", "infinitebench"]
+    parts.get_hub(tmp_path, said.append, names)
+    parts.get_hub(tmp_path, said.append, names)
+    assert [line.rpartition(" ")[2] for line in said] == ["fetched", "fetched", "there", "there"]
+    for name, split in (("clinic150", "train"), ("infinitebench", "longbook_qa_eng")):
+        (file,) = split_files(name, split, tmp_path, None, False)
+        assert file.read_bytes() in hub.values()
+    with pytest.raises(DownloadError, match="no set 'nothing'"):
+        parts.get_hub(tmp_path, said.append, ["nothing"])
+
+
+@pytest.mark.parametrize("name", ["plus/train/0000.parquet", "tokenizer.json", "tokenizer.model"])
+def test_what_the_hub_gave_is_compared_with_its_checksum(hub, tmp_path, name):
+    parts.get_tokenizer(tmp_path / "good", str)
+    assert (tmp_path / "good" / "llama2_tokenizer" / "tokenizer.model").read_bytes() == b"model"
+    hub[name] = b"changed on the way"
+    with pytest.raises(DownloadError, match="wrong checksum"):
+        if name.startswith("plus"):
+            parts.get_hub(tmp_path, str, ["clinic150"])
+        else:
+            parts.get_tokenizer(tmp_path, str)
+    assert not [
+        file
+        for file in tmp_path.rglob("*")
+        if file.name == name.rpartition("/")[2] and file.read_bytes() == hub[name]
+    ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rr_bench.download.files import DownloadError, Ledger, fetch, sha256_of
+from rr_bench.download.files import DownloadError, Ledger, fetch, git_blob_of, sha256_of
 from rr_bench.download.unpack import unpack
 from rr_bench.tasks.documents import FOLDER as TOKENIZER_FOLDER
 from rr_bench.tasks.documents import LLAMA2
@@ -26,6 +26,8 @@ TEXTS = (
 )
 RAW = "https://raw.githubusercontent.com/princeton-nlp/HELMET"
 TREE = "https://api.github.com/repos/princeton-nlp/HELMET/git/trees"
+
+TOKENIZER_FILES = ["tokenizer*", "special_tokens*"]
 
 Say = Callable[[str], None]
 
@@ -92,7 +94,7 @@ def get_hub(folder: Path, say: Say, names: list[str] | None = None) -> None:
 
 
 def _get_split(name: str, split: str, folder: Path, target: Path) -> None:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
     found, scratch = HUB_SETS[name], folder / ".hub" / name
     snapshot_download(
@@ -105,13 +107,7 @@ def _get_split(name: str, split: str, folder: Path, target: Path) -> None:
     files = sorted(scratch.glob(found.pattern(split)))
     if not files:
         raise DownloadError(f"{found.repo}@{found.revision} has no {found.pattern(split)}")
-    paths = [file.relative_to(scratch).as_posix() for file in files]
-    known = HfApi().get_paths_info(found.repo, paths, repo_type="dataset", revision=found.revision)
-    for info in known:
-        expected = getattr(getattr(info, "lfs", None), "sha256", None)
-        if expected and sha256_of(scratch / info.path) != expected:
-            (scratch / info.path).unlink()
-            raise DownloadError(f"{found.repo}/{info.path}: wrong checksum; run this again")
+    _verify(scratch, files, found.repo, "dataset", found.revision)
     parts = target if found.jsonl else target / split
     parts.mkdir(parents=True, exist_ok=True)
     for file in files:
@@ -120,10 +116,39 @@ def _get_split(name: str, split: str, folder: Path, target: Path) -> None:
         (parts / ".complete").write_text("")
 
 
+def _verify(folder: Path, files: Sequence[Path], repo: str, kind: str, revision: str) -> None:
+    """Compare files with the checksums the hub has of them; the first wrong one is deleted.
+
+    Raises:
+        DownloadError: a file has another content, or the hub does not know it.
+    """
+    from huggingface_hub import HfApi
+
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    infos = HfApi().get_paths_info(repo, list(names), repo_type=kind, revision=revision)
+    for info in infos:
+        file = names.pop(info.path)
+        lfs = getattr(info, "lfs", None)
+        right = (
+            sha256_of(file) == lfs.sha256
+            if lfs
+            else git_blob_of(file) == getattr(info, "blob_id", None)
+        )
+        if not right:
+            file.unlink()
+            raise DownloadError(f"{repo}/{info.path}: wrong checksum; run this again")
+    if names:
+        raise DownloadError(f"{repo}@{revision} gives no checksum of {', '.join(names)}")
+
+
 def get_tokenizer(folder: Path, say: Say) -> None:
     """Llama-2's tokenizer, which cuts stories to length for every model."""
     from huggingface_hub import snapshot_download
 
     target = folder / TOKENIZER_FOLDER
-    snapshot_download(LLAMA2, allow_patterns=["tokenizer*", "special_tokens*"], local_dir=target)
+    snapshot_download(LLAMA2, allow_patterns=TOKENIZER_FILES, local_dir=target)
+    files = sorted(file for pattern in TOKENIZER_FILES for file in target.glob(pattern))
+    if not files:
+        raise DownloadError(f"{LLAMA2} has no {', '.join(TOKENIZER_FILES)}: its layout has changed")
+    _verify(target, files, LLAMA2, "model", "main")
     say(f"tokenizer: {target}")
