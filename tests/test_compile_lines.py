@@ -14,6 +14,7 @@ from method.kernels import (
     lists_triton,
     pooled_triton,
     prefix_triton,
+    profile_triton,
 )
 from method.kernels.triton_support import padded_head
 from tests.conftest import INTERPRETING
@@ -73,7 +74,7 @@ def antidiagonal(chip: int, dtype: torch.dtype, dim: int, stride: int, tma: bool
     width = antidiagonal_triton.inner_step(dim, dtype)
     constants = {"HEAD_DIM": dim, "STRIDE": stride, "PER": BLOCK // stride, "BLOCK_K": width}
     constants |= {"BLOCK_M": antidiagonal_triton.QUERY_STRIDES, "BLOCK_N": launch.block_n}
-    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32", "TMA": tma}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32", "TMA": tma, "FAST": True}
     whole = f"tensordesc<{NAMES[dtype]}[1, 1, {launch.block_n}, 1, {width}]>"
     pointers = {"q_ptr": NAMES[dtype], "keys_ptr": whole if tma else NAMES[dtype]}
     pointers |= {"tiles_ptr": "i32", "lse_ptr": "fp32"}
@@ -99,6 +100,18 @@ def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
 def test_antidiagonal_kernel_compiles_with_tensor_descriptors(stride, dim):
     ptx = antidiagonal(90, torch.bfloat16, dim, stride, True).asm["ptx"]
     assert "cp.async.bulk.tensor.5d" in ptx and "wgmma" in ptx
+
+
+@pytest.mark.parametrize("chip", SHARED)
+def test_profile_kernel_compiles_with_fewer_registers(chip):
+    constants = {"HEAD_DIM": 128, "PADDED": 128, "LAST": 128, "PRECISION": "tf32"}
+    pointers = {"q_ptr": "bf16", "k_ptr": "bf16"}
+    pointers |= dict.fromkeys(("lse_ptr", "columns_ptr", "diagonals_ptr"), "fp32")
+    options = profile_triton.launch_options(torch.bfloat16)
+    registers = profile_triton.SUMS_REGISTERS
+    kernel = profile_triton.profile_sums_kernel
+    compiled = build(kernel, chip, pointers, constants, maxnreg=registers, **options)
+    assert f".maxnreg {registers}" in compiled.asm["ptx"]
 
 
 @pytest.mark.parametrize("columns", [True, False])

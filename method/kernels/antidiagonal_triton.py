@@ -21,7 +21,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from method.blocks import BLOCK, num_blocks
 from method.kernels.antidiagonal import check_reduction, stride_lag
 from method.kernels.checks import check_qk
-from method.kernels.triton_support import Launch, aligned, capability, check_triton, unit_stride
+from method.kernels.triton_support import (
+    Launch,
+    aligned,
+    capability,
+    check_triton,
+    interpreting,
+    unit_stride,
+)
 
 LOG2_E = 1.4426950408889634
 QUERY_STRIDES = 128
@@ -63,17 +70,27 @@ def _strides_of(
 
 
 @triton.jit
-def _sums_by_block(logits, BLOCKS: tl.constexpr, PER: tl.constexpr, MASKED: tl.constexpr):
+def _log2(value, FAST: tl.constexpr):
+    """Base-2 logarithm, -inf for 0; ``FAST`` is one instruction, which the interpreter lacks."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [value], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.where(value > 0, tl.log2(tl.where(value > 0, value, 1.0)), float("-inf"))
+
+
+@triton.jit
+def _sums_by_block(
+    logits, BLOCKS: tl.constexpr, PER: tl.constexpr, MASKED: tl.constexpr, FAST: tl.constexpr
+):
     """Base-2 log-sum-exp of each ``PER`` columns of ``[M, BLOCKS * PER]``, -inf for nothing seen."""
-    by_block = tl.reshape(logits, (logits.shape[0], BLOCKS, PER))
-    peak = tl.max(by_block, 2)
-    if not MASKED:
-        return peak + tl.log2(tl.sum(tl.exp2(by_block - peak[:, :, None]), 2))
-    # Where nothing is seen, 0 in place of -inf keeps the arithmetic finite.
-    empty = peak == float("-inf")
-    base = tl.where(empty, 0.0, peak)
-    total = tl.sum(tl.exp2(by_block - base[:, :, None]), 2)
-    return tl.where(empty, float("-inf"), base + tl.log2(tl.where(empty, 1.0, total)))
+    # One maximum for the tile: what underflows beside it weighs less than 2^-126 of the row.
+    peak = tl.max(logits, 1)
+    if MASKED:
+        # Where nothing is seen, 0 in place of -inf keeps the arithmetic finite.
+        peak = tl.where(peak == float("-inf"), 0.0, peak)
+    weights = tl.reshape(tl.exp2(logits - peak[:, None]), (logits.shape[0], BLOCKS, PER))
+    return peak[:, None] + _log2(tl.sum(weights, 2), FAST)
 
 
 @triton.jit
@@ -83,6 +100,7 @@ def block_lse_kernel(
     first, heads, group, q_len, k_len, lag, q_strides, k_strides, columns, factor,
     HEAD_DIM: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
+    FAST: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(tiles, heads of this call)``; ``PER = 128 / S`` strides per block.
 
@@ -118,11 +136,11 @@ def block_lse_kernel(
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     last = tile_n * BLOCK_N + BLOCK_N - 1
     if (last <= tile_m * BLOCK_M + lag) & (last < k_strides):
-        lse = _sums_by_block(dots * factor, BLOCK_N // PER, PER, False)
+        lse = _sums_by_block(dots * factor, BLOCK_N // PER, PER, False, FAST)
     else:
         seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
         logits = tl.where(seen, dots * factor, float("-inf"))
-        lse = _sums_by_block(logits, BLOCK_N // PER, PER, True)
+        lse = _sums_by_block(logits, BLOCK_N // PER, PER, True, FAST)
     block = tile_n * (BLOCK_N // PER) + tl.arange(0, BLOCK_N // PER)
     out = (tl.program_id(1).to(tl.int64) * q_strides + rows.to(tl.int64)[:, None]) * columns
     keep = (rows < q_strides)[:, None] & (block < columns)[None, :]
@@ -149,7 +167,7 @@ def block_mass_kernel(
         part = tl.load(lse + at[None, :], mask=seen, other=float("-inf"))
         # Strides past the end would otherwise compute inf - inf.
         part = tl.where(real[:, None], part, 0.0)
-        # Block 0 is visible to every stride, so the peak is finite from the first chunk on.
+        # The first chunk holds the first tile's best block, visible to all: the peak is finite.
         new_peak = tl.maximum(peak, tl.max(part, 1))
         norm = norm * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(part - new_peak[:, None]), 1)
         peak = new_peak
@@ -255,6 +273,7 @@ def antidiagonal_scores_triton(
             scale * LOG2_E / stride,
             HEAD_DIM=dim, STRIDE=stride, PER=per, BLOCK_M=QUERY_STRIDES, BLOCK_N=launch.block_n,
             BLOCK_K=width, PRECISION="ieee" if query.dtype == torch.float32 else "tf32", TMA=tma,
+            FAST=not interpreting(),
             num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
         block_mass_kernel[(rows, members)](

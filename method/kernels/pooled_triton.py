@@ -17,7 +17,7 @@ from method.blocks import BLOCK
 from method.kernels.triton_support import check_triton, padded_head, unit_stride
 
 LOG2_E = 1.4426950408889634
-ROWS, COLUMNS = 32, 64
+ROWS, COLUMNS = 32, 32
 """Query and key blocks of one step of the pooled attention map."""
 
 

@@ -22,6 +22,7 @@ from method.kernels.triton_support import check_triton, padded_head, unit_stride
 LOG2_E = 1.4426950408889634
 LAST = (64, 128)
 PIECE = 2048
+SUMS_REGISTERS = 128
 
 
 def launch_options(dtype: torch.dtype) -> dict[str, int]:
@@ -143,7 +144,11 @@ def attention_profile_triton(
     lse = peak + total.masked_fill(total == 0, 1).log2()
     columns = query.new_empty(flat, tiles * last, dtype=torch.float32)
     diagonals = query.new_empty(flat, tiles, 2, last, dtype=torch.float32)
-    profile_sums_kernel[(flat, tiles)](query, key, lse, columns, diagonals, *strides, *shape, **sizes)
+    # Two programs fit on a multiprocessor, which hides the waiting in these short ones.
+    registers = None if query.dtype == torch.float32 else SUMS_REGISTERS
+    profile_sums_kernel[(flat, tiles)](
+        query, key, lse, columns, diagonals, *strides, *shape, **sizes, maxnreg=registers
+    )
     by_key = columns.view(batch, heads, -1)[..., :k_len]
     return by_key, _by_distance(diagonals, min(last, q_len), k_len).view(batch, heads, k_len)
 
