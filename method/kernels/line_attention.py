@@ -3,7 +3,8 @@
 The vertical-slash kernel of MInference (arXiv 2407.02490) computes, for every 64 queries, key
 ranges of 64 that start anywhere, and gathered single columns. Both depend on a walk over the
 chosen distances that is reproduced here. Exact, but made to be right and not to be fast: every
-pair is multiplied and most are masked.
+pair is multiplied and most are masked. :mod:`method.kernels.line_cover_triton` and
+:mod:`method.kernels.line_attention_triton` do the same on a GPU.
 """
 
 from __future__ import annotations

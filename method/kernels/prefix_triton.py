@@ -49,7 +49,8 @@ def _narrow(low_ptr, sums_ptr, limit_ptr, shift, PIECES: tl.constexpr):
     return tl.load(low_ptr + item) + (tl.sum(over.to(tl.int32), 0) << shift)
 
 
-@triton.jit
+# One compilation serves every pass.
+@triton.jit(do_not_specialize=["shift", "before"])
 def prefix_pass_kernel(
     values_ptr, flag_ptr, limit_ptr, low_ptr, sums_ptr, next_low_ptr, next_sums_ptr, size, shift,
     before, FIRST: tl.constexpr, FLAGGED: tl.constexpr, COUNT: tl.constexpr, PIECE: tl.constexpr,
