@@ -15,14 +15,15 @@ from method.kernels.dense import dense_prefill
 from method.kernels.reference import reference_attention
 from method.kernels.sparse_torch import block_sparse_torch
 
-BACKENDS = ("auto", "triton", "torch", "reference")
+BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 
 
-def resolve_backend(device: torch.device, backend: str) -> str:
-    """The back end that ``backend`` means on ``device``: "triton", "torch" or "reference".
+def resolve_backend(query: Tensor, backend: str) -> str:
+    """The back end that ``backend`` means for tensors like ``query``.
 
-    "auto" is Triton on a CUDA device and PyTorch elsewhere. Whether Triton can run the tensors
-    (dtype, head size, interpreter) is checked by the kernel itself.
+    "auto" is the Hopper kernel for 16-bit inputs on a chip of compute capability 9.0, the portable
+    Triton kernel on any other CUDA device, and PyTorch elsewhere. Whether the kernel can run the
+    tensors (dtype, head size, interpreter) is checked by the kernel itself.
 
     Raises:
         ValueError: ``backend`` is unknown.
@@ -31,7 +32,10 @@ def resolve_backend(device: torch.device, backend: str) -> str:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
     if backend != "auto":
         return backend
-    return "triton" if device.type == "cuda" else "torch"
+    if query.device.type != "cuda":
+        return "torch"
+    hopper = torch.cuda.get_device_capability(query.device) == (9, 0)
+    return "hopper" if hopper and query.dtype in (torch.bfloat16, torch.float16) else "triton"
 
 
 def block_sparse_attention(
@@ -40,7 +44,8 @@ def block_sparse_attention(
     """Exact token-causal attention over the kept blocks.
 
     Args:
-        query: ``[B, Hq, Lq, D]``, any strides. Triton: D in {64, 96, 128}, bf16, fp16 or fp32.
+        query: ``[B, Hq, Lq, D]``, any strides. On a GPU: D in {64, 96, 128}, and bf16 or fp16, with
+            the portable kernel also fp32.
         key: ``[B, Hkv, Lk, D]`` with ``Lk >= Lq``, KV heads not repeated.
         value: ``[B, Hkv, Lk, D]``.
         mask: kept blocks for these lengths.
@@ -54,12 +59,16 @@ def block_sparse_attention(
         ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
         TypeError: dtypes differ or are not supported.
     """
-    name = resolve_backend(query.device, backend)
+    name = resolve_backend(query, backend)
     if name == "torch":
         return block_sparse_torch(query, key, value, mask, scale=scale)
     if name == "reference":
         return reference_attention(query, key, value, mask, scale=scale)[0]
     # Imported here so that the other back ends work where Triton is not installed.
+    if name == "hopper":
+        from method.kernels.sparse_hopper import block_sparse_hopper
+
+        return block_sparse_hopper(query, key, value, mask, scale=scale)[0]
     from method.kernels.sparse_triton import block_sparse_triton
 
     return block_sparse_triton(query, key, value, mask, scale=scale)[0]
@@ -72,8 +81,8 @@ class PrefillResult:
     Attributes:
         output: ``[B, Hq, Lq, D]`` in the query's dtype.
         density: float32 ``[B, Hq]`` on the device: kept blocks over the causal triangle.
-        kernel: what computed the output, such as "triton", "torch" or "dense:cudnn"; "native" for a
-            method's own kernel.
+        kernel: what computed the output, such as "hopper", "torch" or "dense:cudnn"; for a method's own
+            kernel what :meth:`method.base.Method.own_kernel` says.
     """
 
     output: Tensor
@@ -117,8 +126,8 @@ class SparsePrefill:
             return PrefillResult(output, density, f"dense:{kernel}")
         own = self.method.attend(query, key, value, scale=scale, layer=layer, keep=self.keep)
         if own is not None:
-            return PrefillResult(*own, "native")
-        name = resolve_backend(query.device, self.backend)
+            return PrefillResult(*own, self.method.own_kernel(query))
+        name = resolve_backend(query, self.backend)
         mask = self.method.select(query, key, scale=scale, layer=layer, keep=self.keep)
         output = block_sparse_attention(query, key, value, mask, scale=scale, backend=name)
         return PrefillResult(output, density_by_head(mask), name)

@@ -14,7 +14,7 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import RR_KEEP, KeepPolicy
 from method.kernels.estimate import KEY_SUM_DTYPES, OFFSETS, block_scores
-from method.threshold import SELECTORS, select_blocks
+from method.threshold import SELECTORS, select_mask
 
 STRIDES = (4, 8, 16, 32, 64)
 ESTIMATORS = ("auto", "torch", "triton")
@@ -102,8 +102,7 @@ class RRAttention(Method):
         if self.tau >= 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
         scores = self.scores(query, key, scale=scale, layer=layer)
-        chosen = select_blocks(scores, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
-        return BlockMask.from_map(chosen, q_len, k_len)
+        return select_mask(scores, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
 
     def scores(self, query: Tensor, key: Tensor, *, scale: float, layer: int = 0) -> Tensor:
         """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names."""

@@ -12,16 +12,17 @@ from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
 from method.kernels import (
-    antidiagonal_triton,
-    estimate_once,
+    estimate_hopper,
     estimate_triton,
     lists_triton,
+    pool_triton,
     profile_triton,
     select_triton,
     sparse_triton,
 )
+from method.kernels.estimate_gluon import block_scores_gluon_kernel
 from method.kernels.sparse_gluon import sparse_gluon_kernel
-from method.kernels.sparse_hopper import SCHEDULES, HopperLaunch, shared_layout
+from method.kernels.sparse_hopper import HopperLaunch, shared_layout
 from method.kernels.triton_support import launch_for, padded_head
 from tests.conftest import INTERPRETING
 
@@ -107,17 +108,17 @@ def test_attention_kernel_compiles_with_tensor_descriptors(dim):
     assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("pingpong", [True, False])
 @pytest.mark.parametrize(
     ("dim", "dtype", "stages", "aligned", "with_lse"),
     [(128, "bf16", 2, True, False), (128, "fp16", 3, False, True), (96, "bf16", 2, True, True),
      (64, "bf16", 4, False, False)],
 )  # fmt: skip
-def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, schedule):
-    launch = HopperLaunch(stages=stages, schedule=schedule, pingpong=schedule != "static")
+def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, pingpong):
+    launch = HopperLaunch(stages=stages, pingpong=pingpong)
     padded = padded_head(dim)
     constants = {"HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": stages, "ALIGNED": aligned}
-    constants |= {"WITH_LSE": with_lse, "PINGPONG": launch.pingpong, "DYNAMIC": schedule == "dynamic"}
+    constants |= {"WITH_LSE": with_lse, "PINGPONG": launch.pingpong}
     constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), launch.registers, strict=True))
     tile = f"{padded}],{shared_layout(padded)!r}>"
     pointers = {"q_desc": f"tensordesc<{dtype}[1, 1, 64, {tile}"}
@@ -129,37 +130,36 @@ def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, schedule)
         assert needed in compiled.asm["ptx"]
 
 
+@pytest.mark.parametrize("stride", [4, 8, 64])
 @shapes
-def test_estimate_kernels_compile(chip, dtype, dim):
+def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants, options = settings("estimate", chip, dtype, dim)
-    constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": 8, "PER": BLOCK // 8}
-    pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype]}
-    pointers |= {"starts_ptr": "i32", "scores_ptr": "fp32"}
+    constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
+    pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype], "starts_ptr": "i32"}
+    pointers |= {"scratch_ptr": "fp32", "scores_ptr": "fp32"}
     build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
-    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": 8}
-    constants |= {"TILE": estimate_triton.POOL_STRIDES, "ROUND_EACH": False}
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride}
+    constants |= {"TILE": pool_triton.POOL_STRIDES, "ROUND_EACH": False}
     pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
-    build(estimate_triton.pool_keys_kernel, chip, pointers, constants)
+    build(pool_triton.pool_keys_kernel, chip, pointers, constants)
 
 
-@pytest.mark.parametrize("stride", [1, 8, 16])
-@shapes
-def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
-    launch = antidiagonal_triton.launch_antidiagonal(chip, dtype)
-    constants = {"HEAD_DIM": dim, "STRIDE": stride, "PER": BLOCK // stride}
-    constants |= {"BLOCK_M": antidiagonal_triton.QUERY_STRIDES, "BLOCK_N": launch.block_n}
-    constants |= {"BLOCK_K": antidiagonal_triton.inner_step(dim, dtype)}
-    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
-    pointers = {"q_ptr": NAMES[dtype], "k_ptr": NAMES[dtype], "tiles_ptr": "i32", "lse_ptr": "fp32"}
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    compiled = build(antidiagonal_triton.block_lse_kernel, chip, pointers, constants, **options)
-    if chip == 90 and dtype == torch.bfloat16:
-        assert "wgmma" in compiled.asm["ptx"]
-    if chip == 90 and dim == 128:
-        constants = {"PER": BLOCK // stride, "CHUNK": max(32, 2048 * stride // BLOCK)}
-        constants |= {"MAXIMUM": stride == 1}
-        pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32"}
-        build(antidiagonal_triton.block_mass_kernel, chip, pointers, constants)
+@pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize(("dim", "dtype"), [(128, "bf16"), (96, "fp16"), (64, "bf16")])
+def test_hopper_estimate_compiles(dim, dtype, stride):
+    padded, keys = padded_head(dim), estimate_hopper.KEYS
+    constants = {"HEAD_DIM": dim, "DIM": padded, "STRIDE": stride, "PER": BLOCK // stride}
+    constants |= {"KEYS": keys, "STAGES": estimate_hopper.STAGES}
+    constants |= {"SAMPLES": estimate_hopper.SAMPLES}
+    registers = estimate_hopper.REGISTERS
+    constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), registers, strict=True))
+    layout = estimate_hopper.keys_layout(padded)
+    pointers = {"k_desc": f"tensordesc<{dtype}[1, {keys}, {padded}],{layout!r}>", "q_ptr": dtype}
+    pointers |= dict.fromkeys(("scores_ptr", "scratch_ptr"), "fp32")
+    pointers |= dict.fromkeys(("starts_ptr", "counter_ptr"), "i32")
+    compiled = build(block_scores_gluon_kernel, 90, pointers, constants, num_warps=4)
+    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.3d", "setmaxnreg"):
+        assert needed in compiled.asm["ptx"]
 
 
 @pytest.mark.parametrize("last", profile_triton.LAST)
@@ -173,25 +173,6 @@ def test_profile_kernels_compile(chip, dtype, dim, last):
     build(profile_triton.profile_sums_kernel, chip, pointers, constants, **options)
     constants["PIECE"] = profile_triton.PIECE
     build(profile_triton.profile_lse_kernel, chip, pointers, constants, **options)
-
-
-@pytest.mark.parametrize("stride", [4, 8, 64])
-@shapes
-def test_one_product_estimate_compiles(chip, dtype, dim, stride):
-    constants, options = settings("once", chip, dtype, dim)
-    constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
-    constants |= {"SPAN": estimate_once.SPAN_STRIDES}
-    pointers = {
-        "q_ptr": NAMES[dtype],
-        "pooled_ptr": NAMES[dtype],
-        "starts_ptr": "i32",
-        "lse_ptr": "fp32",
-    }
-    build(estimate_once.sample_lse_kernel, chip, pointers, constants, **options)
-    if dim == 128 and chip == 90:
-        constants = {"STRIDE": stride, "PER": BLOCK // stride, "CHUNK": 16 * stride}
-        pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32", "starts_ptr": "i32"}
-        build(estimate_once.sample_mass_kernel, chip, pointers, constants)
 
 
 @pytest.mark.parametrize("chip", SHARED)

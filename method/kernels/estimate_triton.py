@@ -1,8 +1,12 @@
-"""RRAttention's estimate of block importance in Triton: no logits are ever written.
+"""RRAttention's estimate of block importance in Triton, with one matrix product.
 
-Two kernels: one pools the keys of every stride, the other takes a tile of sampled queries over
-the pooled keys twice, first for the softmax statistics, then for the block sums.
-:mod:`method.kernels.estimate` is the readable twin and explains the rule.
+A softmax needs the sum over a whole row before any of its parts can be added to those of another row.
+Rather than multiply twice, a program leaves every chunk's block sums in a scratch buffer of its own,
+relative to the chunk's maximum, and weighs and adds them once the row is through. Programs take tiles
+of 128 samples in turns and use their buffer over and over, so that it stays in the cache; no logits
+are ever written.
+:mod:`method.kernels.estimate` is the readable twin and explains the rule,
+:mod:`method.kernels.estimate_gluon` the same for Hopper.
 """
 
 # Kernel arguments are device values, which Python's types do not describe.
@@ -16,8 +20,11 @@ from torch import Tensor
 
 from method.blocks import BLOCK, num_blocks
 from method.kernels.checks import check_qk
-from method.kernels.estimate import KEY_SUM_DTYPES, sample_starts
+from method.kernels.estimate import sample_starts
+from method.kernels.estimate_problem import Estimate
+from method.kernels.pool_triton import pool_keys_triton
 from method.kernels.triton_support import (
+    Launch,
     capability,
     check_triton,
     launch_for,
@@ -25,116 +32,121 @@ from method.kernels.triton_support import (
     unit_stride,
 )
 
-LOG2_E = 1.4426950408889634
-POOL_STRIDES = 32
 SAMPLES = 128
 
 
 @triton.jit
-def pool_keys_kernel(
-    k_ptr, out_ptr, stride_kb, stride_kh, stride_kl, kv_heads, k_len, strides,
-    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, TILE: tl.constexpr,
-    ROUND_EACH: tl.constexpr,
+def _chunk_logits(
+    q, keys, start, strides, sample_stride,
+    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid ``(B * Hkv, ceil(strides / TILE))``: mean key of ``TILE`` strides."""
-    item = (tl.program_id(0) // kv_heads).to(tl.int64)
-    head = (tl.program_id(0) % kv_heads).to(tl.int64)
-    index = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    """Products of a tile of samples with ``BLOCK_N`` pooled keys; the future is -inf."""
     dims = tl.arange(0, PADDED)
-    wide = (dims < HEAD_DIM)[None, :]
-    base = k_ptr + item * stride_kb + head * stride_kh + dims[None, :]
-    total = tl.zeros([TILE, PADDED], tl.float32)
-    for token in range(0, STRIDE):
-        at = index * STRIDE + token
-        ptrs = base + at.to(tl.int64)[:, None] * stride_kl
-        total += tl.load(ptrs, mask=(at < k_len)[:, None] & wide, other=0.0).to(tl.float32)
-        if ROUND_EACH:
-            total = total.to(out_ptr.dtype.element_ty).to(tl.float32)
-    out = out_ptr + (item * kv_heads + head) * strides * HEAD_DIM
-    ptrs = out + index.to(tl.int64)[:, None] * HEAD_DIM + dims[None, :]
-    mean = (total * (1.0 / STRIDE)).to(out_ptr.dtype.element_ty)
-    tl.store(ptrs, mean, mask=(index < strides)[:, None] & wide)
+    at = start + tl.arange(0, BLOCK_N)
+    ptrs = keys + at.to(tl.int64)[None, :] * HEAD_DIM + dims[:, None]
+    if MASKED:
+        k = tl.load(ptrs, mask=(at < strides)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
+    elif PADDED != HEAD_DIM:
+        k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+    else:
+        k = tl.load(ptrs)
+    logits = tl.dot(q, k, input_precision=PRECISION)
+    if MASKED:
+        seen = (at[None, :] <= sample_stride[:, None]) & (at < strides)[None, :]
+        logits = tl.where(seen, logits, float("-inf"))
+    return logits
 
 
 @triton.jit
-def _tile_logits(
-    q, pooled, start, strides, sample_stride, factor,
-    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+def _block_sums(
+    logits, peak, norm, factor, sums_at, peaks_at,
+    PER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Base-2 logits of a tile of samples against ``BLOCK_N`` strides; the future is -inf."""
-    dims = tl.arange(0, PADDED)
-    at = start + tl.arange(0, BLOCK_N)
-    ptrs = pooled + at.to(tl.int64)[None, :] * HEAD_DIM + dims[:, None]
-    k = tl.load(ptrs, mask=(at < strides)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
-    logits = tl.dot(q, k, input_precision=PRECISION) * factor
-    seen = (at[None, :] <= sample_stride[:, None]) & (at < strides)[None, :]
-    return tl.where(seen, logits, float("-inf"))
+    """Sums by key block of a chunk's weights, left in scratch; the row's running peak and sum."""
+    BLOCKS: tl.constexpr = BLOCK_N // PER
+    # One maximum for the chunk: what underflows beside it weighs less than 2^-126 of the row.
+    top = tl.max(logits, 1) * factor
+    base = top
+    if MASKED:
+        base = tl.where(top == float("-inf"), 0.0, top)
+    weights = tl.exp2(logits * factor - base[:, None])
+    sums = tl.sum(tl.reshape(weights, (BLOCK_M, BLOCKS, PER)), 2)
+    # Stride 0 is visible to every sample, so the peak is finite from the first chunk on.
+    new_peak = tl.maximum(peak, top)
+    norm = norm * tl.exp2(peak - new_peak) + tl.sum(sums, 1) * tl.exp2(top - new_peak)
+    row = tl.arange(0, BLOCK_M)
+    tl.store(sums_at + row[:, None] * BLOCKS + tl.arange(0, BLOCKS)[None, :], sums)
+    tl.store(peaks_at + row, top)
+    return new_peak, norm
 
 
 @triton.jit
 def block_scores_kernel(
-    q_ptr, pooled_ptr, starts_ptr, scores_ptr, stride_qb, stride_qh, stride_ql,
-    heads, group, q_len, shift, strides, rows, columns, factor,
+    q_ptr, pooled_ptr, starts_ptr, scratch_ptr, scores_ptr, stride_qb, stride_qh, stride_ql,
+    members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid ``(B * Hq, ceil(rows * PER / BLOCK_M))``; ``PER = 128 / S`` samples per query row."""
-    tile = tl.num_programs(1) - 1 - tl.program_id(1)
-    item = (tl.program_id(0) // heads).to(tl.int64)
-    head = (tl.program_id(0) % heads).to(tl.int64)
+    """Any 1-D grid: programs take the ``members * tiles`` tiles in turns, the longest first.
+
+    ``PER = 128 / S``; ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks of ``BLOCK_N`` strides
+    fit into a program's scratch, which holds their block sums and behind them their maxima.
+    """
+    BLOCKS: tl.constexpr = BLOCK_N // PER
     dims = tl.arange(0, PADDED)
-    samples = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    tokens = samples * STRIDE + tl.load(starts_ptr + head)
-    real = tokens < q_len
-    sample_stride = (tokens + shift) // STRIDE
-    q_head = q_ptr + item * stride_qb + head * stride_qh
-    q_ptrs = q_head + tokens.to(tl.int64)[:, None] * stride_ql + dims[None, :]
-    q = tl.load(q_ptrs, mask=real[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
-    kv_heads = heads // group
-    pooled = pooled_ptr + (item * kv_heads + head // group) * strides * HEAD_DIM
-    reach = tl.minimum(tl.max(sample_stride, 0) + 1, strides)
-
-    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    norm = tl.zeros([BLOCK_M], tl.float32)
-    for start in range(0, reach, BLOCK_N):
-        logits = _tile_logits(
-            q, pooled, start, strides, sample_stride, factor, HEAD_DIM, PADDED, BLOCK_N, PRECISION
-        )
-        # Stride 0 is visible to every sample, so the peak is finite from the first tile on.
-        new_peak = tl.maximum(peak, tl.max(logits, 1))
-        norm = norm * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(logits - new_peak[:, None]), 1)
-        peak = new_peak
-
-    row = (tile * BLOCK_M) // PER + tl.arange(0, BLOCK_M // PER)
-    out_row = scores_ptr + ((item * heads + head) * rows + row.to(tl.int64)[:, None]) * columns
-    shares = tl.where(real, 1.0 / norm, 0.0)
-    for start in range(0, reach, BLOCK_N):
-        logits = _tile_logits(
-            q, pooled, start, strides, sample_stride, factor, HEAD_DIM, PADDED, BLOCK_N, PRECISION
-        )
-        weights = tl.exp2(logits - peak[:, None]) * shares[:, None]
-        by_block = tl.sum(tl.reshape(weights, (BLOCK_M, BLOCK_N // PER, PER)), 2)
-        sums = tl.sum(tl.reshape(by_block, (BLOCK_M // PER, PER, BLOCK_N // PER)), 1)
-        column = start // PER + tl.arange(0, BLOCK_N // PER)
-        inside = (row < rows)[:, None] & (column < columns)[None, :]
-        tl.store(out_row + column[None, :], sums, mask=inside)
-
-
-def pool_keys_triton(key: Tensor, stride: int, key_sum_dtype: str = "float32") -> Tensor:
-    """Mean key of every stride, like :func:`method.kernels.estimate.pool_keys`."""
-    check_triton(key, "pool_keys_triton")
-    if key_sum_dtype not in KEY_SUM_DTYPES:
-        raise ValueError(f"key_sum_dtype={key_sum_dtype!r} is not one of {', '.join(KEY_SUM_DTYPES)}")
-    key = unit_stride(key)
-    batch, kv_heads, k_len, dim = key.shape
-    strides = -(-k_len // stride)
-    pooled = key.new_empty(batch, kv_heads, strides, dim)
-    pool_keys_kernel[(batch * kv_heads, triton.cdiv(strides, POOL_STRIDES))](
-        key, pooled, *key.stride()[:3], kv_heads, k_len, strides,
-        HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, TILE=POOL_STRIDES,
-        ROUND_EACH=key_sum_dtype == "input",
-    )  # fmt: skip
-    return pooled
+    sums_at = scratch_ptr + tl.program_id(0).to(tl.int64) * chunk_room * BLOCK_M * (BLOCKS + 1)
+    peaks_at = sums_at + chunk_room * (BLOCK_M * BLOCKS)
+    for index in range(tl.program_id(0), members * tiles, tl.num_programs(0)):
+        member, tile = index % members, tiles - 1 - index // members
+        item = (member // heads).to(tl.int64)
+        head = (member % heads).to(tl.int64)
+        token = (tile * BLOCK_M + tl.arange(0, BLOCK_M)) * STRIDE + tl.load(starts_ptr + head)
+        sample_stride = (token + shift) // STRIDE
+        real = token < q_len
+        q_ptrs = q_ptr + item * stride_qb + head * stride_qh
+        q_ptrs += token.to(tl.int64)[:, None] * stride_ql + dims[None, :]
+        q = tl.load(q_ptrs, mask=real[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
+        keys = pooled_ptr + (item * (heads // group) + head // group) * strides * HEAD_DIM
+        # Strides that some token of the tile's query rows can see.
+        reach = tl.minimum(((tile + 1) * BLOCK_M * STRIDE - 1 + shift) // STRIDE + 1, strides)
+        interior = tl.minimum(tl.min(sample_stride, 0) + 1, strides) // BLOCK_N * BLOCK_N
+        peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        norm = tl.zeros([BLOCK_M], tl.float32)
+        for start in range(0, interior, BLOCK_N):
+            logits = _chunk_logits(
+                q, keys, start, strides, sample_stride, HEAD_DIM, PADDED, BLOCK_N, False, PRECISION
+            )
+            chunk = start // BLOCK_N
+            peak, norm = _block_sums(
+                logits, peak, norm, factor, sums_at + chunk * BLOCK_M * BLOCKS,
+                peaks_at + chunk * BLOCK_M, PER, BLOCK_M, BLOCK_N, False,
+            )  # fmt: skip
+        for start in range(interior, reach, BLOCK_N):
+            logits = _chunk_logits(
+                q, keys, start, strides, sample_stride, HEAD_DIM, PADDED, BLOCK_N, True, PRECISION
+            )
+            chunk = start // BLOCK_N
+            peak, norm = _block_sums(
+                logits, peak, norm, factor, sums_at + chunk * BLOCK_M * BLOCKS,
+                peaks_at + chunk * BLOCK_M, PER, BLOCK_M, BLOCK_N, True,
+            )  # fmt: skip
+        # What some threads of this program wrote, others read.
+        tl.debug_barrier()
+        share = tl.where(real, 1.0 / norm, 0.0)
+        row = tile * (BLOCK_M // PER) + tl.arange(0, BLOCK_M // PER)
+        out = scores_ptr + (member.to(tl.int64) * rows + row.to(tl.int64)) * columns
+        for chunk in range(0, (reach + BLOCK_N - 1) // BLOCK_N):
+            at = tl.arange(0, BLOCK_M)
+            top = tl.load(peaks_at + chunk * BLOCK_M + at)
+            weight = tl.exp2(top - peak) * share
+            column = tl.arange(0, BLOCKS)
+            sums = tl.load(sums_at + (chunk * BLOCK_M + at[:, None]) * BLOCKS + column[None, :])
+            mass = tl.reshape(sums * weight[:, None], (BLOCK_M // PER, PER, BLOCKS))
+            column += chunk * BLOCKS
+            inside = (row < rows)[:, None] & (column < columns)[None, :]
+            tl.store(out[:, None] + column[None, :], tl.sum(mass, 1), mask=inside)
+        tl.debug_barrier()
 
 
 def block_scores_triton(
@@ -146,11 +158,25 @@ def block_scores_triton(
     offset: str | int = "head",
     layer: int = 0,
     key_sum_dtype: str = "float32",
+    launch: Launch | None = None,
+    hopper: bool | None = None,
 ) -> Tensor:
     """Estimated attention mass of every (query row, key block), on the GPU.
 
     Same arguments, errors and result as :func:`method.kernels.estimate.block_scores`, for bf16,
-    fp16 and fp32 with head size 64, 96 or 128.
+    fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's within about 1 part in
+    10^4.
+
+    Args:
+        query: ``[B, Hq, Lq, D]``.
+        key: ``[B, Hkv, Lk, D]``.
+        scale: factor on the logits.
+        stride: ``S``.
+        offset: which query of a stride is sampled.
+        layer: index of the decoder layer.
+        key_sum_dtype: "float32" or "input".
+        launch: settings of the portable kernel instead of the chip's own; for tuning.
+        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs.
 
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
@@ -158,20 +184,44 @@ def block_scores_triton(
     check_qk(query, key)
     check_triton(query, "block_scores_triton")
     query = unit_stride(query)
-    batch, heads, q_len, dim = query.shape
-    shift, per = key.shape[2] - q_len, BLOCK // stride
-    pooled = pool_keys_triton(key, stride, key_sum_dtype)
-    starts = sample_starts(heads, stride, shift, offset, query.device, layer).to(torch.int32)
+    batch, heads, q_len, _ = query.shape
+    shift = key.shape[2] - q_len
     rows, columns = num_blocks(q_len), num_blocks(key.shape[2])
-    # Zeros, because tiles above the diagonal are never visited.
-    scores = query.new_zeros(batch, heads, rows, columns, dtype=torch.float32)
-    launch = launch_for("estimate", capability(query.device), dim, query.dtype)
-    block_scores_kernel[(batch * heads, triton.cdiv(rows * per, SAMPLES))](
-        query, pooled, starts, scores, *query.stride()[:3],
-        heads, heads // key.shape[1], q_len, shift, pooled.shape[2], rows, columns, scale * LOG2_E,
-        HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, PER=per,
-        BLOCK_M=SAMPLES, BLOCK_N=launch.block_n,
+    starts = sample_starts(heads, stride, shift, offset, query.device, layer).to(torch.int32)
+    estimate = Estimate(
+        query,
+        pool_keys_triton(key, stride, key_sum_dtype),
+        starts,
+        # Zeros, because blocks above the diagonal are never visited.
+        query.new_zeros(batch, heads, rows, columns, dtype=torch.float32),
+        shift,
+        stride,
+        scale,
+    )
+    if hopper is None:
+        hopper = capability(query.device) == 90 and query.dtype != torch.float32 and launch is None
+    if hopper:
+        # Imported here so that other chips need no Gluon.
+        from method.kernels.estimate_hopper import run_hopper
+
+        run_hopper(estimate)
+    else:
+        _run_portable(estimate, launch)
+    return estimate.scores
+
+
+def _run_portable(estimate: Estimate, launch: Launch | None) -> None:
+    query = estimate.query
+    launch = launch or launch_for("estimate", capability(query.device), query.shape[3], query.dtype)
+    sizes = estimate.sizes(SAMPLES)
+    units = torch.cuda.get_device_properties(query.device).multi_processor_count if query.is_cuda else 2
+    programs = min(sizes[0] * sizes[-1], 2 * units)
+    scratch, room = estimate.scratch(programs, SAMPLES, launch.block_n)
+    block_scores_kernel[(programs,)](
+        query, estimate.pooled, estimate.starts, scratch, estimate.scores, *query.stride()[:3],
+        *sizes, room, estimate.factor,
+        HEAD_DIM=query.shape[3], PADDED=padded_head(query.shape[3]), STRIDE=estimate.stride,
+        PER=BLOCK // estimate.stride, BLOCK_M=SAMPLES, BLOCK_N=launch.block_n,
         PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
+        num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=launch.max_registers,
     )  # fmt: skip
-    return scores

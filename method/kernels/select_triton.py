@@ -21,12 +21,15 @@ from method.blocks import BLOCK, BlockMask, check_lengths, num_blocks
 from method.keep import KeepPolicy
 from method.kernels.triton_support import interpreting
 
-LANE_SCORES = 32
+LANE_SCORES = 16
 """Scores one lane of a warp holds in registers."""
+
+_NARROWEST = 256
+"""Columns of the narrowest kernel; rows that see more go to one of twice the width, and so on."""
 
 
 @triton.jit
-def _top(mass, live, kept, share, WORK: tl.constexpr, LEGACY: tl.constexpr):
+def _top(mass, live, kept, share, W: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr):
     """Blocks of one row that hold ``share`` of its mass; see :func:`method.threshold.legacy`.
 
     ``mass`` is fp32 ``[W]``, ``live`` the visible blocks, ``kept`` those that are always kept.
@@ -40,8 +43,11 @@ def _top(mass, live, kept, share, WORK: tl.constexpr, LEGACY: tl.constexpr):
     bits = tl.where(ranked, mass.to(tl.int32, bitcast=True), -1)
     amount = tl.where(ranked, exact, 0.0)
     # The lowest bit pattern above which less than `need` lies. Above the highest lies nothing.
-    low = tl.full([], 0, tl.int32)
     high = tl.maximum(tl.max(bits, 0), 0)
+    # Were all scores at most `floor`, leaving them out would cost half of what may be left out.
+    floor = ((tl.sum(amount, 0) - need) * (0.5 / W)).to(tl.float32)
+    low = tl.where(floor > 0, floor.to(tl.int32, bitcast=True), 0)
+    low = tl.minimum(low, high)
     while low < high:
         middle = low + (high - low) // 2
         above = tl.sum(tl.where(bits > middle, amount, 0.0), 0)
@@ -63,16 +69,17 @@ def select_kernel(
     W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr,
     SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
 ):  # fmt: skip
-    """Grid ``(rows, heads of this call)``; the first of these heads is ``first`` over the batch.
+    """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
 
-    ``scores`` is fp32 ``[heads of this call, rows, columns]``, the lists ``[B, Hq, rows, columns]``.
+    None of these rows sees more than ``W`` columns.
     """
-    row = tl.num_programs(0) - 1 - tl.program_id(0)
-    member = first + tl.program_id(1)
+    row = first + tl.num_programs(0) - 1 - tl.program_id(0)
+    member = tl.program_id(1)
     at = tl.arange(0, W)
     newest = (tl.minimum((row + 1) * ROW, q_len) - 1 + k_len - q_len) // ROW
     live = at <= newest
-    line = scores_ptr + (tl.program_id(1).to(tl.int64) * rows + row) * columns
+    out = member.to(tl.int64) * rows + row
+    line = scores_ptr + out * columns
     mass = tl.load(line + at, mask=live, other=0.0)
     share = tl.load(share_ptr + member % heads)
     kept = at < 0
@@ -84,66 +91,23 @@ def select_kernel(
     everything = tl.where(share >= 1.0, 0, W)
     if LAST_ROW:
         everything = tl.where(row == rows - 1, 0, everything)
-    chosen = _top(mass, live, kept, share, WORK, LEGACY) | kept | (at >= everything)
+    chosen = _top(mass, live, kept, share, W, WORK, LEGACY) | kept | (at >= everything)
     chosen = chosen & live
     place = tl.cumsum(chosen.to(tl.int32), 0) - 1
-    out = member.to(tl.int64) * rows + row
     tl.store(index_ptr + out * columns + place, at, mask=chosen)
     tl.store(count_ptr + out, tl.sum(chosen.to(tl.int32), 0))
 
 
-class Selection:
-    """The lists of a block mask, filled some heads at a time from their scores.
-
-    Args:
-        batch: ``B``.
-        heads: ``Hq``.
-        q_len: query tokens.
-        k_len: key tokens, at least ``q_len``.
-        device: of the scores.
-        tau: share of the mass in (0, 1], one number or one for each head.
-        selector: "legacy" or "top_p".
-        keep: blocks that are always kept.
-
-    Raises:
-        ValueError: lengths do not fit, or ``tau`` is not positive or not one per head.
-    """
-
-    def __init__(
-        self,
-        batch: int,
-        heads: int,
-        q_len: int,
-        k_len: int,
-        device: torch.device,
-        *,
-        tau: float | Sequence[float],
-        selector: str,
-        keep: KeepPolicy,
-    ) -> None:
-        check_lengths(q_len, k_len)
-        self._heads, self._q_len, self._k_len = heads, q_len, k_len
-        self._keep, self._legacy = keep, selector == "legacy"
-        shape = (batch, heads, num_blocks(q_len), num_blocks(k_len))
-        self._indices = torch.empty(shape, dtype=torch.int32, device=device)
-        self._counts = torch.empty(shape[:3], dtype=torch.int32, device=device)
-        self._share = shares(tau, heads, device)
-
-    def fill(self, scores: Tensor, first: int) -> None:
-        """Select for heads ``first`` and up, counted over the batch, from their scores."""
-        members, rows, columns = scores.shape
-        width = max(16, triton.next_power_of_2(columns))
-        select_kernel[(rows, members)](
-            scores, self._share, self._indices, self._counts, first, self._heads,
-            self._q_len, self._k_len, rows, columns,
-            W=width, ROW=BLOCK, WORK=tl.float64, LEGACY=self._legacy,
-            SINK=self._keep.sink, DIAGONAL=self._keep.diagonal, LAST_ROW=self._keep.last_row,
-            num_warps=max(1, width // (32 * LANE_SCORES)),
-        )  # fmt: skip
-
-    def mask(self) -> BlockMask:
-        """The mask, once every head has been filled in."""
-        return BlockMask(self._indices, self._counts, self._q_len, self._k_len)
+def widths(rows: int, columns: int, shift: int) -> list[tuple[int, int, int]]:
+    """Width of the kernel, first row and end of each launch, the widest first."""
+    parts = []
+    width, first = min(_NARROWEST, max(16, triton.next_power_of_2(columns))), 0
+    while first < rows:
+        end = rows if width >= columns else min(rows, max(first, width - -(-shift // BLOCK)))
+        if end > first:
+            parts.append((width, first, end))
+        width, first = 2 * width, end
+    return parts[::-1]
 
 
 def shares(tau: float | Sequence[float], heads: int, device: torch.device) -> Tensor:
@@ -186,8 +150,15 @@ def select_blocks_triton(
         raise ValueError(f"select_blocks_triton needs contiguous float32 scores, got {scores.dtype}")
     if not scores.is_cuda and not interpreting():
         raise ValueError("select_blocks_triton needs CUDA tensors, or TRITON_INTERPRET=1")
-    selection = Selection(
-        batch, heads, q_len, k_len, scores.device, tau=tau, selector=selector, keep=keep
-    )
-    selection.fill(scores.flatten(0, 1), 0)
-    return selection.mask()
+    check_lengths(q_len, k_len)
+    indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
+    share = shares(tau, heads, scores.device)
+    for width, first, end in widths(rows, columns, k_len - q_len):
+        select_kernel[(end - first, batch * heads)](
+            scores, share, indices, counts, first, heads, q_len, k_len, rows, columns,
+            W=width, ROW=BLOCK, WORK=tl.float64, LEGACY=selector == "legacy",
+            SINK=keep.sink, DIAGONAL=keep.diagonal, LAST_ROW=keep.last_row,
+            num_warps=max(1, width // (32 * LANE_SCORES)),
+        )  # fmt: skip
+    return BlockMask(indices, counts, q_len, k_len)

@@ -13,7 +13,7 @@ for every other chip, and :mod:`method.kernels.reference` the truth for both.
 # Kernel arguments are device values, which Python's types do not describe.
 # mypy: disallow-untyped-defs=False
 # Tuples of kernel arguments are unpacked whole, and a branch on a constant must stay a branch.
-# ruff: noqa: RUF059, SIM108
+# ruff: noqa: RUF059
 from __future__ import annotations
 
 from triton.experimental import gluon
@@ -89,7 +89,7 @@ def _announced(turn, slots, bars):
 @gluon.jit
 def _producer(
     descs, problem, lists, buffers, bars, slots, tile_bars, counter_ptr,
-    ROW: gl.constexpr, STAGES: gl.constexpr, DYNAMIC: gl.constexpr,
+    ROW: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Copy queries, keys and values of every tile into shared memory, as the consumers free it."""
     heads, group, rows, q_len, k_len, tiles, together = problem
@@ -98,15 +98,13 @@ def _producer(
     q_ready, q_free, k_ready, k_free, v_ready, v_free, turns = bars
     step = 0
     turn = 0
-    if DYNAMIC:
-        tile = gl.atomic_add(counter_ptr, 1)
-    else:
-        tile = gl.program_id(0)
+    tile = gl.atomic_add(counter_ptr, 1)
     while tile < tiles:
         member, row, blocks, length = _place(tile, problem, lists)
         count, block = _list(row, blocks, length, problem, ROW)
-        if DYNAMIC:
-            _announce(turn, tile, count, block, slots, tile_bars)
+        # A row without blocks is given block 0, which the consumers mask out.
+        block = gl.maximum(block, 0)
+        _announce(turn, tile, count, block, slots, tile_bars)
         item = member // heads
         head = member % heads
         kv_head = head // group
@@ -117,8 +115,6 @@ def _producer(
             tma.async_copy_global_to_shared(
                 q_desc, [item, head, start, 0], q_ready.index(half), q_bufs.index(half)
             )
-        # A row without blocks is given block 0, which the consumers mask out.
-        block = gl.maximum(block, 0)
         steps = gl.maximum(count, 1)
         for back in range(0, steps):
             stage = step % STAGES
@@ -137,12 +133,8 @@ def _producer(
             block = older
             step += 1
         turn += 1
-        if DYNAMIC:
-            tile = gl.atomic_add(counter_ptr, 1)
-        else:
-            tile += gl.num_programs(0)
-    if DYNAMIC:
-        _announce(turn, tile, 0, 0, slots, tile_bars)
+        tile = gl.atomic_add(counter_ptr, 1)
+    _announce(turn, tile, 0, 0, slots, tile_bars)
 
 
 @gluon.jit
@@ -206,7 +198,7 @@ def _consumer(
     problem, lists, buffers, bars, slots, tile_bars,
     WHO: gl.constexpr, ROW: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr,
     STAGES: gl.constexpr, ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr,
-    PINGPONG: gl.constexpr, DYNAMIC: gl.constexpr,
+    PINGPONG: gl.constexpr,
 ):  # fmt: skip
     """Attention of 64 queries of every tile; ``WHO`` is 0 for the first half of the row, 1 else."""
     HALF: gl.constexpr = ROW // 2
@@ -221,16 +213,9 @@ def _consumer(
     queries = gl.arange(0, HALF, layout=gl.SliceLayout(1, S_LAYOUT))
     step = 0
     turn = 0
-    count = 0
-    block = 0
-    if DYNAMIC:
-        tile, count, block = _announced(turn, slots, tile_bars)
-    else:
-        tile = gl.program_id(0)
+    tile, count, block = _announced(turn, slots, tile_bars)
     while tile < tiles:
         member, row, blocks, length = _place(tile, problem, lists)
-        if not DYNAMIC:
-            count, block = _list(row, blocks, length, problem, ROW)
         start = row * ROW + WHO * HALF
         query_at = start + queries + (k_len - q_len)
         # Nothing is inside if the list is empty: every weight is 0 then.
@@ -299,10 +284,7 @@ def _consumer(
             lse_head = lse_ptr + member.to(gl.int64) * q_len
             gl.store(lse_head + at, lse, mask=at < q_len)
         turn += 1
-        if DYNAMIC:
-            tile, count, block = _announced(turn, slots, tile_bars)
-        else:
-            tile += gl.num_programs(0)
+        tile, count, block = _announced(turn, slots, tile_bars)
 
 
 @gluon.jit
@@ -312,10 +294,10 @@ def sparse_gluon_kernel(
     stride_cb, stride_ch, stride_cr,
     heads, group, rows, q_len, k_len, tiles, together, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, ROW: gl.constexpr, STAGES: gl.constexpr,
-    ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr, PINGPONG: gl.constexpr, DYNAMIC: gl.constexpr,
+    ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr, PINGPONG: gl.constexpr,
     CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
-    """Any 1-D grid: programs share the tiles, by turns or, ``DYNAMIC``, as they get free.
+    """Any 1-D grid: programs fetch tiles as they get free.
 
     ``factor`` is ``scale * log2(e)``. ``ALIGNED``: ``k_len - q_len`` is a multiple of 128.
     """
@@ -355,16 +337,16 @@ def sparse_gluon_kernel(
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, DYNAMIC,
+                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG,
             )),
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, DYNAMIC,
+                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG,
             )),
             (_producer, (
                 descs, problem, lists, buffers, bars, slots, tile_bars, counter_ptr,
-                ROW, STAGES, DYNAMIC,
+                ROW, STAGES,
             )),
         ],
         [4, 1],

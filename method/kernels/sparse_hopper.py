@@ -15,7 +15,6 @@ from method.kernels.sparse_gluon import sparse_gluon_kernel
 from method.kernels.triton_support import aligned, capability, check_triton, padded_head, unit_stride
 
 LOG2_E = 1.4426950408889634
-SCHEDULES = ("grid", "static", "dynamic")
 ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 
@@ -26,19 +25,13 @@ class HopperLaunch:
     Attributes:
         stages: key and value blocks in flight.
         pingpong: consumers take turns, so that one computes its softmax beside the other's products.
-        schedule: "grid" starts one program per tile; "static" deals the tiles out to one program per
-            multiprocessor; "dynamic" lets those programs fetch the next tile when they are free.
-        group_heads: finish the heads of one KV head before the next, for the cache's sake.
+        group_heads: finish the heads of one KV head before the next, for the cache's sake; by default
+            where the keys and values of all heads do not fit into it.
     """
 
     stages: int = 2
     pingpong: bool = True
-    schedule: str = "dynamic"
-    group_heads: bool = False
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    group_heads: bool | None = None
 
     @property
     def warps(self) -> int:
@@ -91,12 +84,12 @@ def block_sparse_hopper(
     output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
     tiles = batch * heads * rows
-    programs = tiles
-    if launch.schedule != "grid":
-        units = torch.cuda.get_device_properties(query.device).multi_processor_count
-        programs = min(tiles, units)
-    dynamic = launch.schedule == "dynamic"
-    counter = torch.zeros(1, dtype=torch.int32, device=query.device) if dynamic else mask.counts
+    device = torch.cuda.get_device_properties(query.device)
+    grouped = launch.group_heads
+    if grouped is None:
+        grouped = (key.numel() + value.numel()) * key.element_size() > device.L2_cache_size
+    programs = min(tiles, device.multi_processor_count)
+    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
     half = [1, 1, BLOCK // 2, padded]
     sparse_gluon_kernel[(programs,)](
         _descriptor(query, half), _descriptor(key, [1, 1, BLOCK, padded]),
@@ -104,10 +97,10 @@ def block_sparse_hopper(
         output, output if lse is None else lse, indices, mask.counts, counter,
         *output.stride()[:3], *indices.stride()[:3], *mask.counts.stride(),
         heads, group, rows, q_len, mask.k_len, tiles,
-        group if launch.group_heads else batch * heads, scale * LOG2_E,
+        group if grouped else batch * heads, scale * LOG2_E,
         HEAD_DIM=dim, DIM=padded, ROW=BLOCK, STAGES=launch.stages,
         ALIGNED=(mask.k_len - q_len) % BLOCK == 0, WITH_LSE=with_lse,
-        PINGPONG=launch.pingpong, DYNAMIC=dynamic,
+        PINGPONG=launch.pingpong,
         CONSUMER_REGS=launch.registers[0], PRODUCER_REGS=launch.registers[1],
         num_warps=launch.warps,
     )  # fmt: skip

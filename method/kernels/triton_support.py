@@ -81,7 +81,6 @@ class Launch:
         num_warps: warps per program.
         num_stages: pipeline stages.
         tma: load keys and values by tensor descriptor (9.0 and newer).
-        block_m: queries (or samples) per program, where a kernel leaves the choice.
         max_registers: registers per thread, fewer than the compiler would take, so that more programs
             share a multiprocessor. None leaves it to the compiler.
     """
@@ -90,7 +89,6 @@ class Launch:
     num_warps: int
     num_stages: int
     tma: bool = False
-    block_m: int = 128
     max_registers: int | None = None
 
 
@@ -102,18 +100,13 @@ _SPARSE = (
     ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
 )
 _ESTIMATE = (
-    ((90, 110), {64: Launch(128, 8, 3), 128: Launch(64, 8, 3)}),
-    ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 3)}),
-    ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
-)
-_ONCE = (
     ((90, 110), {64: Launch(128, 8, 3), 128: Launch(128, 8, 2)}),
     ((80, 80), {64: Launch(64, 4, 3), 128: Launch(64, 8, 3)}),
     ((0, 999), {64: Launch(64, 4, 2), 128: Launch(32, 8, 2)}),
 )
 _FLOAT32 = Launch(32, 8, 1)
 _INTERPRETER = Launch(64, 4, 1)
-_TABLES = {"sparse": _SPARSE, "estimate": _ESTIMATE, "once": _ONCE}
+_TABLES = {"sparse": _SPARSE, "estimate": _ESTIMATE}
 
 
 def padded_head(head_dim: int) -> int:
@@ -122,7 +115,7 @@ def padded_head(head_dim: int) -> int:
 
 
 def launch_for(kernel: str, chip: int, head_dim: int, dtype: torch.dtype) -> Launch:
-    """Launch settings of ``kernel`` ("sparse", "estimate" or "once") on a chip of capability ``chip``.
+    """Launch settings of ``kernel`` ("sparse" or "estimate") on a chip of capability ``chip``.
 
     Float32 needs twice the shared memory of the 16-bit types and takes one setting for all; so
     does the interpreter (``chip`` 0), where time goes by the step, not by its size.

@@ -26,8 +26,8 @@ import torch
 
 from method.keep import RR_KEEP
 from method.kernels.estimate import block_scores
-from method.kernels.estimate_once import scores_by_heads
-from method.kernels.estimate_triton import block_scores_triton, pool_keys_triton
+from method.kernels.estimate_triton import block_scores_triton
+from method.kernels.pool_triton import pool_keys_triton
 from method.kernels.reference import reference_attention
 from method.kernels.select_triton import select_blocks_triton
 from method.kernels.sparse_triton import block_sparse_triton
@@ -139,13 +139,13 @@ class SelectionTuner:
             shape = Shape(length)
             for stride in self._strides if ":" not in name else (8,):
                 call = partial(select, query, key, shape.scale, stride)
-                truth = self._variants["two"](query, key, shape.scale, stride)
+                truth = self._variants["portable"](query, key, shape.scale, stride)
                 extra = peak_extra_mib(call) - list_bytes(shape) / 2**20
                 moved = float((call().counts - truth.counts).abs().sum() / truth.counts.sum())
                 timing = measure({name: call}, budget_ms=200)[name]
                 line: Line = {"variant": name, "length": length, "stride": stride, "moved": moved}
                 yield line | asdict(timing) | {"extra_mib": round(extra, 1)}
-            if name == "once":
+            if name == "auto":
                 yield from self._parts(query, key, shape)
 
     def _small_check(self, select: Select) -> float:
@@ -162,14 +162,10 @@ class SelectionTuner:
         """Where the time goes at S = 8: pooling, scores, and selection from given scores."""
         scores = block_scores_triton(query, key, scale=shape.scale, stride=8)
 
-        def drain() -> None:
-            for _ in scores_by_heads(query, key, scale=shape.scale, stride=8):
-                pass
-
         length = shape.length
         parts: dict[str, Callable[[], object]] = {
             "part:pool": partial(pool_keys_triton, key, 8),
-            "part:pool+scores": drain,
+            "part:pool+scores": partial(block_scores_triton, query, key, scale=shape.scale, stride=8),
             "part:select": partial(
                 select_blocks_triton, scores, length, length, tau=0.9, selector="legacy", keep=RR_KEEP
             ),

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from method.blocks import BlockMask
 from method.keep import RR_KEEP
-from method.kernels.estimate_once import select_once
 from method.kernels.estimate_triton import block_scores_triton
 from method.kernels.select_triton import select_blocks_triton
 from method.kernels.sparse_hopper import HopperLaunch, block_sparse_hopper
@@ -41,15 +40,9 @@ def hopper_kernel(launch: HopperLaunch) -> Attend:
 def attention_variants() -> dict[str, Attend]:
     """All attention variants, the most promising first."""
     variants = {"dense:cudnn": dense("cudnn"), "dense:fa2": dense("fa2"), "triton": triton_kernel(None)}
-    hopper = [
-        HopperLaunch(stages, pingpong, "dynamic", grouped)
-        for stages, pingpong, grouped in itertools.product((2, 3), (True, False), (False, True))
-    ]
-    hopper += [HopperLaunch(2, True, "grid"), HopperLaunch(3, False, "grid")]
-    hopper += [HopperLaunch(2, True, "static")]
-    for launch in hopper:
-        name = f"hopper:{launch.schedule},{'turns' if launch.pingpong else 'free'},s{launch.stages}"
-        variants[name + (",group" if launch.group_heads else "")] = hopper_kernel(launch)
+    for stages, pingpong, grouped in itertools.product((2, 3), (True, False), (False, True)):
+        name = f"hopper:{'turns' if pingpong else 'free'},s{stages}{',group' if grouped else ''}"
+        variants[name] = hopper_kernel(HopperLaunch(stages, pingpong, grouped))
     for n, warps, stages in ((128, 8, 2), (64, 8, 3), (64, 8, 4), (128, 8, 3)):
         variants[f"tma:n{n},w{warps},s{stages}"] = triton_kernel(Launch(n, warps, stages, tma=True))
     for n, warps, stages in ((128, 8, 2), (64, 8, 4), (64, 4, 3)):
@@ -58,52 +51,30 @@ def attention_variants() -> dict[str, Attend]:
     return variants
 
 
-def two_products() -> Select:
-    """The estimate that multiplies twice, then the selection."""
+def rr_selection(hopper: bool | None, launch: Launch | None = None) -> Select:
+    """RRAttention's estimate by the kernel that is named, then Top-τ."""
 
     def select(query: Tensor, key: Tensor, scale: float, stride: int) -> BlockMask:
-        scores = block_scores_triton(query, key, scale=scale, stride=stride)
+        scores = block_scores_triton(
+            query, key, scale=scale, stride=stride, hopper=hopper, launch=launch
+        )
         length = query.shape[2]
         return select_blocks_triton(scores, length, length, tau=0.9, selector="legacy", keep=RR_KEEP)
 
     return select
 
 
-def one_product(launch: Launch | None, scratch: int | None = None) -> Select:
-    """The estimate that multiplies once, with given settings."""
-
-    def select(query: Tensor, key: Tensor, scale: float, stride: int) -> BlockMask:
-        return select_once(
-            query,
-            key,
-            tau=0.9,
-            selector="legacy",
-            keep=RR_KEEP,
-            scale=scale,
-            stride=stride,
-            launch=launch,
-            scratch=scratch,
-        )
-
-    return select
-
-
 def selection_variants() -> dict[str, Select]:
     """All selection variants; the first is what the others are compared with."""
-    variants = {"two": two_products(), "once": one_product(None)}
-    for power in (23, 24, 26):
-        variants[f"once:scratch{power}"] = one_product(None, 1 << power)
-    for m, n, warps, stages, registers in (
-        (128, 64, 8, 3, 128),
-        (64, 128, 4, 2, None),
-        (64, 128, 4, 3, 168),
-        (64, 64, 4, 3, 128),
-        (128, 128, 8, 3, None),
-        (128, 128, 8, 2, 128),
-        (128, 64, 4, 2, None),
-        (128, 256, 8, 2, None),
+    variants = {"portable": rr_selection(False), "auto": rr_selection(None)}
+    for n, warps, stages, registers in (
+        (64, 8, 3, 128),
+        (128, 8, 3, None),
+        (128, 8, 2, 128),
+        (64, 4, 2, None),
+        (256, 8, 2, None),
     ):
-        launch = Launch(n, warps, stages, block_m=m, max_registers=registers)
-        name = f"once:m{m},n{n},w{warps},s{stages}" + (f",r{registers}" if registers else "")
-        variants[name] = one_product(launch)
+        launch = Launch(n, warps, stages, max_registers=registers)
+        name = f"portable:n{n},w{warps},s{stages}" + (f",r{registers}" if registers else "")
+        variants[name] = rr_selection(False, launch)
     return variants

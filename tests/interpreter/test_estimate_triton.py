@@ -7,7 +7,8 @@ import torch
 
 from method.keep import RR_KEEP
 from method.kernels.estimate import block_scores, pool_keys
-from method.kernels.estimate_triton import block_scores_triton, pool_keys_triton
+from method.kernels.estimate_triton import block_scores_triton
+from method.kernels.pool_triton import pool_keys_triton
 from method.rr import RRAttention
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
@@ -27,6 +28,7 @@ CASES = [
     (Case(257, 700, group=7, dim=64), 16),
     (Case(200, 333, group=8, dim=96), 4),
     (Case(4096, 4096, group=2, dim=64), 8),
+    (Case(100, 2305, group=2, dim=64), 8),
 ]
 
 
@@ -44,6 +46,15 @@ def test_scores_match_the_twin(case, stride, dtype, kernel_device, poisoned):
     torch.testing.assert_close(scores, truth, atol=2e-5, rtol=1e-4)
     mass = truth.sum(-1)[..., :-1]
     torch.testing.assert_close(mass, torch.full_like(mass, 128 / stride))
+
+
+def test_logits_far_below_zero(kernel_device, poisoned):
+    case = Case(3000, 3000, group=2)
+    query, key, _ = tensors(case, torch.float16, kernel_device)
+    query, key = query.abs() + 1, -key.abs() - 1
+    truth = scores_of(block_scores, query, key, 8)
+    scores = scores_of(block_scores_triton, query, key, 8)
+    torch.testing.assert_close(scores, truth, atol=5e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

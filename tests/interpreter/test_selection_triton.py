@@ -9,28 +9,14 @@ from method.blocks import causal_map
 from method.density import check_causal
 from method.keep import RR_KEEP, KeepPolicy
 from method.kernels.estimate import block_scores
-from method.kernels.estimate_once import scores_by_heads, select_once
+from method.kernels.estimate_triton import block_scores_triton
 from method.kernels.select_triton import select_blocks_triton
 from method.threshold import select_blocks
 from tests.attention_cases import NO_KEEP, Case, tensors
-from tests.conftest import INTERPRETING
 
 pytestmark = pytest.mark.interpreter
 
-bf16_on_gpu = pytest.mark.skipif(INTERPRETING, reason="the interpreter computes bf16 wrongly")
-DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=bf16_on_gpu)]
 SINK_ONLY = KeepPolicy(sink=True, diagonal=False, last_row=False)
-# Every stride, group and head size; ragged ends, and shifts that are not whole strides or blocks.
-CASES = [
-    (Case(1, 1, group=4, dim=64), 4),
-    (Case(127, 127, group=7, dim=96), 8),
-    (Case(129, 129, group=1, dim=64, kv_heads=2), 32),
-    (Case(1000, 1000, group=4, dim=64, kv_heads=2, batch=2), 8),
-    (Case(1000, 1000, group=1, dim=128), 64),
-    (Case(257, 700, group=7, dim=64), 16),
-    (Case(200, 333, group=8, dim=96), 4),
-    (Case(100, 2305, group=2, dim=64), 8),
-]
 
 
 def random_scores(lengths: tuple[int, int], heads: int, power: float, device: str, seed: int = 0):
@@ -75,21 +61,6 @@ def test_a_tau_for_every_head(kernel_device, poisoned):
     assert torch.equal(mask.to_map(), select_blocks(truth, 1000, 1000, **options))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("case", "stride"), CASES, ids=str)
-def test_scores_match_the_twin(case, stride, dtype, kernel_device, poisoned):
-    query, key, _ = tensors(case, dtype, kernel_device)
-    truth = block_scores(query, key, scale=0.2, stride=stride).flatten(0, 1)
-    visible = causal_map(case.q_len, case.k_len, kernel_device)
-    # Scratch for one head at a time, so that heads are worked on in turns.
-    seen = 0
-    for first, scores in scores_by_heads(query, key, scale=0.2, stride=stride, scratch=1):
-        part = torch.where(visible, scores, 0)
-        torch.testing.assert_close(part, truth[first : first + len(part)], atol=5e-5, rtol=2e-4)
-        seen += len(part)
-    assert seen == len(truth)
-
-
 @pytest.mark.parametrize("selector", ["legacy", "top_p"])
 @pytest.mark.parametrize("option", [{}, {"offset": "head_layer", "layer": 3}, {"offset": 5}], ids=str)
 def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
@@ -97,7 +68,8 @@ def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
     scores = block_scores(query, key, scale=0.25, stride=8, **option)
     rest = {"tau": 0.8, "selector": selector, "keep": RR_KEEP}
     truth = select_blocks(scores, 1000, 1000, **rest)
-    mask = select_once(query, key, scale=0.25, stride=8, **option, **rest)
+    scores = block_scores_triton(query, key, scale=0.25, stride=8, **option)
+    mask = select_blocks_triton(scores, 1000, 1000, **rest)
     check_causal(mask)
     assert torch.equal(mask.to_map(), truth)
 

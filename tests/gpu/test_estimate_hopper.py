@@ -1,0 +1,45 @@
+"""RRAttention's estimate on a GPU: the Hopper kernel and the portable one, at lengths that count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from method.kernels.estimate import block_scores
+from method.kernels.estimate_triton import block_scores_triton
+from tests.attention_cases import Case, tensors
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
+        reason="needs a chip of compute capability 9.0",
+    ),
+]
+
+CASES = [
+    Case(5000, 5000, group=4, dim=128, kv_heads=2),
+    Case(16384, 16384, group=2, dim=128),
+    Case(9001, 9001, group=7, dim=64, batch=2),
+    Case(1000, 12345, group=8, dim=96),
+    Case(2048, 6144, group=4, dim=128),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("hopper", [True, False], ids=["hopper", "portable"])
+@pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_scores_match_the_twin(case, stride, hopper, dtype, poisoned):
+    query, key, _ = tensors(case, dtype, "cuda", seed=stride)
+    options = {"scale": 0.2, "stride": stride}
+    truth = block_scores(query, key, **options)
+    scores = block_scores_triton(query, key, **options, hopper=hopper)
+    torch.testing.assert_close(scores, truth, atol=5e-5, rtol=5e-4)
+
+
+def test_repeated_runs_agree_to_the_bit():
+    query, key, _ = tensors(CASES[1], torch.bfloat16, "cuda")
+    first = block_scores_triton(query, key, scale=0.1, stride=8)
+    for _ in range(20):
+        assert torch.equal(first, block_scores_triton(query, key, scale=0.1, stride=8))
