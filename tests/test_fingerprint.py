@@ -143,7 +143,7 @@ def test_gpu_query_follows_the_visible_device(monkeypatch: pytest.MonkeyPatch) -
     assert env.query_gpu("name") == {}
 
 
-def test_git_state(tmp_path: Path) -> None:
+def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
@@ -160,3 +160,5 @@ def test_git_state(tmp_path: Path) -> None:
     (tmp_path / "method/b.py").write_text("")
     assert env.git_state(tmp_path)["dirty"] is True
     assert env.git_state(tmp_path / "method")["commit"] == "unknown"
+    monkeypatch.setenv("RR_BENCH_COMMIT", "abc")
+    assert env.git_state(tmp_path / "method") == {"commit": "abc", "dirty": "unknown"}
