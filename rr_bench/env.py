@@ -104,14 +104,16 @@ def query_gpu(*fields: str) -> dict[str, str]:
 def git_state(root: Path = _ROOT) -> dict[str, Any]:
     """Commit of the checkout and whether its code differs from it (results do not count).
 
-    A copy that is no checkout, in a container for example, can be told its commit by the environment
-    variable ``RR_BENCH_COMMIT``; whether it was changed since stays unknown.
+    A copy whose own history says nothing, in a container for example, can be told its commit by the
+    environment variable ``RR_BENCH_COMMIT``; whether it was changed since stays unknown.
     """
+    if told := os.environ.get("RR_BENCH_COMMIT"):
+        return {"commit": told, "dirty": UNKNOWN}
     top = _run(["git", "-C", str(root), "rev-parse", "--show-toplevel"])
     commit = _run(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"])
     # A copy without its own .git may lie inside another repository, whose commit says nothing.
     if not top or not commit or Path(top).resolve() != root.resolve():
-        return {"commit": os.environ.get("RR_BENCH_COMMIT", UNKNOWN), "dirty": UNKNOWN}
+        return {"commit": UNKNOWN, "dirty": UNKNOWN}
     changed = _run(["git", "-C", str(root), "status", "--porcelain", "--", *_CODE])
     return {"commit": commit, "dirty": UNKNOWN if changed is None else bool(changed)}
 

@@ -214,5 +214,7 @@ def test_a_kernel_of_its_own_is_timed_whole_only(make):
     settings = make(methods=["full", native], levels=levels_wanted, captured=False, prefill_methods=[])
     assert latency(settings) == 0
     rows = [row for row in rows_of(settings) if row.method.startswith("minference")]
-    assert [(row.level, row.inputs, row.backend) for row in rows] == [("both", "random", "native:torch")]
+    assert [(row.level, row.inputs, row.backend) for row in rows] == [
+        ("both", "random", "native:torch")
+    ]
     assert rows[0].status == "done" and 0 < rows[0].density < 1

@@ -86,6 +86,17 @@ def test_missing_cell_is_shown(tmp_path: Path) -> None:
     assert hole["status"] == "missing" and hole["n"] == 0 and math.isnan(hole["score"])
 
 
+def test_a_calibrated_setting_is_expected_where_it_was_measured_only(tmp_path: Path) -> None:
+    calibrated = {**RR, "label": "rr(tau=0.8, stride=8)", "params": {"tau": 0.8, "stride": 8}}
+    for length in (4096, 8192, 16384):
+        write_cell(tmp_path, FULL, [1.0], length=length)
+        write_cell(tmp_path, FULL, [1.0], length=length, task="niah_mv")
+        write_cell(tmp_path, RR, [1.0], length=length)
+    write_cell(tmp_path, calibrated, [1.0], length=4096)
+    write_report(tmp_path)
+    assert "missing" not in (tmp_path / "summary.csv").read_text()
+
+
 def test_no_dense_cell_is_refused(tmp_path: Path) -> None:
     write_cell(tmp_path, RR, [1.0, 1.0], density=0.5)
     report = write_report(tmp_path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,31 @@ def current(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
 
 
 def missing(cells: Sequence[Cell]) -> list[Missing]:
-    """Holes in the grid method x task x length of every setup."""
+    """Holes in every setup: lengths of a task at which a method that has the task was not measured.
+
+    A setting measured at less than half of the lengths is expected at no other if its method has other
+    settings: it was chosen for where it was measured, by calibration for example.
+    """
     holes = []
     for one in dict.fromkeys(setup(cell) for cell in cells):
         group = [cell for cell in cells if setup(cell) == one]
-        have = {(*method_of(c), c.info.task, c.info.length) for c in group}
-        models = {method_of(cell): cell for cell in group}
-        points = sorted({(cell.info.task, cell.info.length) for cell in group})
-        for (method, like), (task, length) in product(models.items(), points):
-            if (*method, task, length) not in have:
-                holes.append(Missing(like, task, length))
+        lengths: dict[str, set[int]] = defaultdict(set)
+        measured: dict[tuple[str, str], dict[str, dict[int, Cell]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
+        for cell in group:
+            lengths[cell.info.task].add(cell.info.length)
+            measured[method_of(cell)][cell.info.task][cell.info.length] = cell
+        families = Counter(label.partition("(")[0] for label, _ in measured)
+        for (label, _), tasks in measured.items():
+            expected = sum(len(lengths[task]) for task in tasks)
+            few = 2 * sum(map(len, tasks.values())) < expected
+            if few and families[label.partition("(")[0]] > 1:
+                continue
+            for task, cells_of in tasks.items():
+                like = next(iter(cells_of.values()))
+                absent = sorted(lengths[task] - cells_of.keys())
+                holes += [Missing(like, task, length) for length in absent]
     return holes
 
 
