@@ -9,7 +9,7 @@ from torch import Tensor
 
 from method.base import Method
 from method.blocks import BlockMask
-from method.keep import KeepPolicy
+from method.keep import NO_KEEP, KeepPolicy
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FullAttention(Method):
     the same thing as a block mask, so that the block kernels can be compared with it.
     """
 
-    paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=False, diagonal=False, last_row=False)
+    paper_keep: ClassVar[KeepPolicy] = NO_KEEP
     dense: ClassVar[bool] = True
 
     def select(

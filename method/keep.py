@@ -47,5 +47,7 @@ class KeepPolicy:
 RR_KEEP = KeepPolicy(sink=True, diagonal=True, last_row=True)
 """RRAttention's evaluation setting (keep_sink and keep_recent on)."""
 
+NO_KEEP = KeepPolicy(sink=False, diagonal=False, last_row=False)
+
 EQUAL_KEEP = RR_KEEP
 """For comparisons on equal footing: the largest of the published rules, given to everyone."""

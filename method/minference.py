@@ -21,7 +21,7 @@ from method.head_patterns import (
     check_patterns,
     head_index,
 )
-from method.keep import KeepPolicy
+from method.keep import NO_KEEP, KeepPolicy
 from method.native_lines import attend_torch, attend_triton
 from method.streaming import a_shape_map
 from method.tables import layer_entry, read_layers
@@ -83,7 +83,7 @@ class MInference(Method):
         ValueError: a setting is out of range or unknown, or the file holds an unknown pattern.
     """
 
-    paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=False, diagonal=False, last_row=False)
+    paper_keep: ClassVar[KeepPolicy] = NO_KEEP
     knob: ClassVar[Knob | None] = Knob("ratio", 0.001, float(1 << 20))
     causal_choice: ClassVar[bool] = False
 

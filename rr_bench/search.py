@@ -10,16 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from method.attention import SparsePrefill
-from method.base import Method
-from method.blocks import BlockMask
-from method.keep import KeepPolicy
-from method.kernels.dense import dense_prefill
+from method.keep import NO_KEEP
 from method.kernels.line_attention import mean_tiles
 from method.minference import A_SHAPE, BLOCKS, LINES, MInference
 from rr_bench.calibrate import calibration_prompts
@@ -27,7 +24,8 @@ from rr_bench.checkpoint import CheckpointError
 from rr_bench.config import ConfigError, RunSettings
 from rr_bench.plan import make_plan
 from rr_bench.run import Console
-from rr_bench.session import NO_KEEP, Session
+from rr_bench.session import Session
+from rr_bench.tap import Tap
 
 CANDIDATES: tuple[tuple[str, int, int], ...] = (
     (A_SHAPE, 100, 800),
@@ -46,7 +44,7 @@ _CHUNK_LOGITS = 1 << 24
 
 
 @dataclass(frozen=True)
-class PatternSearch(Method):
+class PatternSearch(Tap):
     """Dense attention that scores the candidates of every head on the way.
 
     Attributes:
@@ -54,31 +52,11 @@ class PatternSearch(Method):
             mean over the query rows from 2500 on (from the middle on in shorter prompts).
     """
 
-    paper_keep: ClassVar[KeepPolicy] = NO_KEEP
-
     scores: dict[int, list[Tensor]] = field(default_factory=dict)
 
-    def select(
-        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
-    ) -> BlockMask:
-        """Everything: the search changes no output."""
-        batch, heads, q_len, _ = query.shape
-        return BlockMask.causal(batch, heads, q_len, key.shape[2], query.device)
-
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        layer: int,
-        keep: KeepPolicy,
-    ) -> tuple[Tensor, Tensor]:
-        """Exact attention; notes the candidates' scores."""
+    def note(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int) -> None:
+        """Note the candidates' scores."""
         self.scores.setdefault(layer, []).append(candidate_scores(query, key, scale).cpu())
-        output, _ = dense_prefill(query, key, value, scale=scale)
-        return output, torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
 
 
 def candidate_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:

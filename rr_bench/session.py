@@ -23,7 +23,7 @@ from torch import Tensor
 
 from method.attention import SparsePrefill
 from method.base import Method
-from method.keep import EQUAL_KEEP, KeepPolicy
+from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
 from rr_bench.catalog import TASKS
 from rr_bench.checkpoint import check_length, max_positions
 from rr_bench.config import RunSettings
@@ -36,7 +36,6 @@ from rr_bench.recorder import Recorder
 from rr_bench.records import SampleRecord
 from rr_bench.store import CellWriter, Store
 
-NO_KEEP = KeepPolicy(sink=False, diagonal=False, last_row=False)
 UNLIMITED = 2**31
 
 

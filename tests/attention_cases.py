@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from method.blocks import BlockMask, causal_map, num_blocks
-from method.keep import RR_KEEP, KeepPolicy
-
-NO_KEEP = KeepPolicy(sink=False, diagonal=False, last_row=False)
+from method.keep import NO_KEEP, RR_KEEP, KeepPolicy
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rr_bench.fingerprint import PACKAGES, ROOT, imported_names, module_file
 
 STORE = ("records", "lock", "jsonl", "env", "fingerprint", "redact", "store")
 PLANNING = ("config", "overrides", "catalog", "checkpoint", "device", "plan", "cost")
-MODEL = ("recorder", "hook", "nested", "models", "lm")
+MODEL = ("recorder", "hook", "nested", "models", "lm", "tap")
 
 # layer: (its modules, layers it may use besides itself, other packages it may use)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -66,7 +66,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     ),
     "verbs": (
         ("rr_bench.calibrate", "rr_bench.search"),
-        ("method", "planning", "session", "run"),
+        ("method", "planning", "model", "session", "run"),
         ("torch",),
     ),
     "latency": (

@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from method.attention import SparsePrefill
-from method.base import Method
-from method.blocks import BlockMask
-from method.keep import KeepPolicy
-from method.kernels.dense import dense_prefill
+from method.keep import NO_KEEP
 from rr_bench.config import RunSettings
-from rr_bench.latency.inputs import NO_KEEP
 from rr_bench.plan import ModelFacts, make_plan
 from rr_bench.session import Session
+from rr_bench.tap import Tap
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Capture(Method):
-    """Dense attention that keeps the inputs of one layer.
+class Capture(Tap):
+    """Keeps the inputs of one layer.
 
     Attributes:
         layer: index of the layer.
         found: its query, key and value.
     """
 
-    paper_keep: ClassVar[KeepPolicy] = NO_KEEP
-
     layer: int
     found: list[Tensors] = field(default_factory=list)
 
-    def select(
-        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
-    ) -> BlockMask:
-        """Everything."""
-        batch, heads, q_len, _ = query.shape
-        return BlockMask.causal(batch, heads, q_len, key.shape[2], query.device)
-
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scale: float,
-        layer: int,
-        keep: KeepPolicy,
-    ) -> tuple[Tensor, Tensor]:
-        """Exact attention."""
+    def note(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int) -> None:
+        """Keep copies, if it is the layer's turn."""
         if layer == self.layer:
             self.found.append((query.clone(), key.clone(), value.clone()))
-        output, _ = dense_prefill(query, key, value, scale=scale)
-        return output, torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
 
 
 class Captured:

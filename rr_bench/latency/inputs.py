@@ -13,15 +13,13 @@ from method.attention import SparsePrefill, block_sparse_attention
 from method.base import Method
 from method.blocks import BlockMask
 from method.density import density_by_head
-from method.keep import KeepPolicy
+from method.keep import NO_KEEP, KeepPolicy
 from rr_bench.latency.baselines import Absent
 from rr_bench.latency.cases import Shape, random_mask
 from rr_bench.latency.parity import check_ragged, other_kernel
 
 DENSITY_SLACK = 0.02
 """A random mask may miss the density that its row names by this much."""
-
-NO_KEEP = KeepPolicy(sink=False, diagonal=False, last_row=False)
 
 
 class Fixed(Method):

@@ -41,6 +41,7 @@ from rr_bench.latency.cases import (
     random_inputs,
     random_mask,
 )
+from rr_bench.latency.parity import poison, relative_error
 from rr_bench.latency.timing import measure, peak_extra_mib
 from rr_bench.latency.variants import Attend, Select, attention_variants, selection_variants
 
@@ -53,19 +54,6 @@ PATIENCE_S = 60
 """A worker that is silent for longer is taken to hang."""
 
 
-def error_of(output: torch.Tensor, truth: torch.Tensor) -> float:
-    """Relative error in the Euclidean norm; infinite where anything is not finite."""
-    if not bool(torch.isfinite(output).all()):
-        return float("inf")
-    return float((output.double() - truth.double()).norm() / truth.double().norm())
-
-
-def poison(device: torch.device) -> None:
-    """Leave NaN in memory that is about to be handed out, so that an unwritten output shows."""
-    for size in (1 << 28, 1 << 26, 1 << 24, 1 << 22):
-        torch.full((size,), float("nan"), dtype=torch.float32, device=device)
-
-
 def small_check(attend: Attend, device: torch.device) -> float:
     """Largest error over ragged lengths, head sizes and densities, against the naive reference."""
     worst = 0.0
@@ -75,7 +63,7 @@ def small_check(attend: Attend, device: torch.device) -> float:
         mask = random_mask(shape, density, device, seed)
         truth, _ = reference_attention(query, key, value, mask, scale=shape.scale)
         poison(device)
-        worst = max(worst, error_of(attend(query, key, value, mask, shape.scale), truth))
+        worst = max(worst, relative_error(attend(query, key, value, mask, shape.scale), truth))
     return worst
 
 
@@ -107,7 +95,7 @@ class AttentionTuner:
                 continue
             call = partial(attend, *inputs, mask, shape.scale)
             poison(self._device)
-            error = error_of(call(), self._truth(length, density))
+            error = relative_error(call(), self._truth(length, density))
             line: Line = {"variant": name, "length": length, "density": density, "error": error}
             if error < TOLERANCE:
                 timing = measure({name: call}, calls_wanted=10, budget_ms=700)[name]
