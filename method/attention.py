@@ -98,11 +98,14 @@ class SparsePrefill:
         method: the rule; a dense one goes to exact attention.
         keep: blocks that are always computed.
         backend: see :func:`resolve_backend`.
+        dense_below: with fewer keys than this attention is dense, whatever the method: selecting costs
+            more than it saves on short prompts. 0 never is.
     """
 
     method: Method
     keep: KeepPolicy
     backend: str = "auto"
+    dense_below: int = 0
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
@@ -120,7 +123,7 @@ class SparsePrefill:
             ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
             TypeError: dtypes differ or are not supported.
         """
-        if self.method.dense:
+        if self.method.dense or key.shape[2] < self.dense_below:
             output, kernel = dense_prefill(query, key, value, scale=scale)
             density = torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
             return PrefillResult(output, density, f"dense:{kernel}")

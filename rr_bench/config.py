@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rr_bench.latency_settings import LEVELS, LatencySettings
 from rr_bench.tasks.settings import CHAT, CLINIC_SPLITS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,6 @@ CONF = ROOT / "conf"
 BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search", "latency")
-LEVELS = ("ceiling", "attention", "selection", "both", "layer", "prefill")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
@@ -97,40 +97,6 @@ class WandbSettings:
 
 
 @dataclass
-class LatencySettings:
-    """Group ``latency``: what ``verb=latency`` times.
-
-    Attributes:
-        levels: some of ``LEVELS``, in the order in which they are measured.
-        models: shapes with random weights: known names, or mappings of a shape's fields.
-        captured: also time queries and keys of a prompt of ``model``.
-        densities: of the masks that kernels are compared on.
-        replay: densities of the masks that stand in for selections; layers take the first.
-        prefill_methods: names of the methods of the level ``prefill``, which takes long; the first
-            settings of each.
-        calls: timed calls of each row.
-        budget_ms: device time of a group of rows (one level, model and length), warm-up included;
-            at least 3 calls are made.
-        budget_s: seconds after which a level begins no new group: a number, or one for each level.
-    """
-
-    levels: list[str] = field(default_factory=lambda: list(LEVELS))
-    models: list[Any] = field(default_factory=lambda: ["llama31_8b", "qwen25_7b"])
-    captured: bool = True
-    densities: list[float] = field(default_factory=lambda: [1.0, 0.5, 0.35, 0.2])
-    replay: list[float] = field(default_factory=lambda: [0.35, 0.5])
-    prefill_methods: list[str] = field(default_factory=list)
-    calls: int = 20
-    budget_ms: float = 4000.0
-    budget_s: Any = None
-
-    def limit_s(self, level: str) -> float:
-        """Seconds that a level may take before it begins no new group."""
-        limit = self.budget_s.get(level) if isinstance(self.budget_s, Mapping) else self.budget_s
-        return float("inf") if limit is None else float(limit)
-
-
-@dataclass
 class RunSettings:
     """Everything one run needs; ``conf/config.yaml`` explains each key."""
 
@@ -142,6 +108,7 @@ class RunSettings:
     samples: int = MISSING
     keep: Any = "paper"
     backend: str = "auto"
+    dense_below: int = 0
     dtype: str = "auto"
     device: str = "auto"
     seed: int = 42
@@ -232,6 +199,8 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
     if settings.backend not in BACKENDS:
         raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
+    if settings.dense_below < 0:
+        raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
     if settings.verb not in VERBS:
         raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
     if settings.slice is not None:

@@ -249,6 +249,7 @@ def _cell(
         "method": {"target": method.target, "params": method.recorded, "files": method.files},
         "keep": keep,
         "backend": settings.backend,
+        "dense_below": 0 if method.dense else settings.dense_below,
         "task": task.name,
         "task_version": task.version,
         "length": length,

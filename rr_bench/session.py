@@ -91,7 +91,7 @@ class Session:
             )
         self.lm.newline_stop = cell.settings["newline_stop"]
         keep = keep_policy(cell.keep, method)
-        self.lm.prefill = SparsePrefill(method, keep, self.settings.backend)
+        self.lm.prefill = SparsePrefill(method, keep, self.settings.backend, self.settings.dense_below)
         return store.open_cell(cell.settings, cell.label, cell.info(vars(keep)), self._environment())
 
     def prompts(self, cell: Cell) -> list[Tensor]:

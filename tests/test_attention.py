@@ -132,6 +132,16 @@ def test_prefill_reports_density_and_kernel():
     torch.testing.assert_close(exact.output, dense.output, atol=1e-5, rtol=1e-4)
 
 
+def test_short_prompts_can_be_dense():
+    query, key, value = tensors(Case(1000, 1000, group=4))
+    rule = RRAttention(tau=0.5)
+    for limit, kernel in ((1000, "torch"), (1001, "dense:cpu-flash")):
+        prefill = SparsePrefill(rule, RR_KEEP, dense_below=limit)
+        result = prefill(query, key, value, scale=0.1, layer=0)
+        assert result.kernel == kernel
+        assert bool((result.density == 1).all()) == kernel.startswith("dense")
+
+
 def test_backends_are_resolved_or_refused():
     query = torch.zeros(1, 1, 1, 64)
     assert resolve_backend(query, "auto") == "torch"

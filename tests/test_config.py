@@ -98,6 +98,7 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"lengths": []}, "lengths is empty"),
         ({"lengths": [4096, 4096]}, "twice"),
         ({"backend": "tritn"}, "did you mean 'triton'"),
+        ({"dense_below": -1}, "dense_below=-1: a token count, or 0 for never"),
         ({"keep": "papr"}, "did you mean 'paper'"),
         ({"keep": {"sinks": True}}, "did you mean 'sink'"),
         ({"keep": {"sink": 3}}, "keep.sink=3"),
@@ -274,9 +275,10 @@ def test_what_changes_the_key_and_what_does_not(planned):
         {"newline_stop": True},
     ):
         assert not set(base) & set(keys(**change)), change
-    kept = keys(keep="none")
     dense = {i for i, cell in enumerate(make_plan(planned).cells) if cell.method.dense}
-    assert {i for i, (a, b) in enumerate(zip(base, kept, strict=True)) if a == b} == dense
+    for change in ({"keep": "none"}, {"dense_below": 8192}):
+        pairs = enumerate(zip(base, keys(**change), strict=True))
+        assert {i for i, (a, b) in pairs if a == b} == dense, change
 
 
 def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):

@@ -16,7 +16,16 @@ import pytest
 from rr_bench.fingerprint import PACKAGES, ROOT, imported_names, module_file
 
 STORE = ("records", "lock", "jsonl", "env", "fingerprint", "redact", "store")
-PLANNING = ("config", "overrides", "catalog", "checkpoint", "device", "plan", "cost")
+PLANNING = (
+    "config",
+    "latency_settings",
+    "overrides",
+    "catalog",
+    "checkpoint",
+    "device",
+    "plan",
+    "cost",
+)
 MODEL = ("recorder", "hook", "nested", "models", "lm", "tap")
 
 # layer: (its modules, layers it may use besides itself, other packages it may use)

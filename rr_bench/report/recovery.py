@@ -23,7 +23,7 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 20_240_602
 
-METHOD_SETTINGS = ("method", "keep", "backend")
+METHOD_SETTINGS = ("method", "keep", "backend", "dense_below")
 """Top-level settings that a sparse cell and its dense cell need not share."""
 
 SHARED_SOURCES = "sources"
