@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from method.blocks import causal_map
+from method.blocks import causal_map, num_blocks, visible_blocks
 from method.keep import RR_KEEP, KeepPolicy
+from method.kernels.select_triton import widths
 from method.threshold import select_blocks
 from tests.attention_cases import NO_KEEP
 
@@ -103,3 +104,15 @@ def test_bad_settings_are_refused():
         select_blocks(scores, 256, 256, tau=0.0, selector="legacy", keep=NO_KEEP)
     with pytest.raises(ValueError, match=r"\(3, 3\) rows and columns"):
         select_blocks(scores, 384, 384, tau=0.9, selector="legacy", keep=NO_KEEP)
+
+
+@pytest.mark.parametrize("q_len", [1, 128, 1000, 40_000, 131_072, 300_000])
+@pytest.mark.parametrize("earlier", [0, 1, 128, 5_000, 100_000])
+def test_launches_cover_every_row_once_and_none_is_too_narrow(q_len, earlier):
+    k_len = q_len + earlier
+    rows = num_blocks(q_len)
+    parts = widths(rows, num_blocks(k_len), earlier)
+    assert sorted(row for _, first, end in parts for row in range(first, end)) == list(range(rows))
+    visible = visible_blocks(q_len, k_len)
+    assert all(int(visible[end - 1]) <= width for width, _, end in parts)
+    assert len(parts) < 12

@@ -8,6 +8,7 @@ import torch
 from method.blocks import causal_map
 from method.density import check_causal
 from method.keep import RR_KEEP, KeepPolicy
+from method.kernels import select_triton
 from method.kernels.estimate import block_scores
 from method.kernels.estimate_triton import block_scores_triton
 from method.kernels.select_triton import select_blocks_triton
@@ -28,16 +29,28 @@ def random_scores(lengths: tuple[int, int], heads: int, power: float, device: st
     return truth, torch.where(visible, drawn, torch.nan).to(device)
 
 
-@pytest.mark.parametrize("keep", [RR_KEEP, NO_KEEP, SINK_ONLY], ids=["rr", "none", "sink"])
 @pytest.mark.parametrize("selector", ["legacy", "top_p"])
 @pytest.mark.parametrize("tau", [1e-6, 0.5, 0.95, 0.9999, 1.0])
-def test_selection_is_the_twins(tau, selector, keep, kernel_device, poisoned):
-    for lengths, power in (((1000, 1000), 6.0), ((257, 1400), 30.0), ((2048, 2048), 2.0)):
+def test_selection_is_the_twins(tau, selector, kernel_device, poisoned):
+    for lengths, power, keep in (
+        ((1000, 1000), 6.0, NO_KEEP),
+        ((257, 1400), 30.0, SINK_ONLY),
+        ((1500, 1500), 2.0, RR_KEEP),
+    ):
         truth, scores = random_scores(lengths, 2, power, kernel_device)
         options = {"tau": tau, "selector": selector, "keep": keep}
         mask = select_blocks_triton(scores, *lengths, **options)
         check_causal(mask)
         assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
+
+
+@pytest.mark.parametrize("lengths", [(4000, 4000), (1500, 5003), (300, 4096)], ids=str)
+def test_longer_rows_go_to_wider_kernels(lengths, kernel_device, poisoned, monkeypatch):
+    monkeypatch.setattr(select_triton, "_NARROWEST", 16)
+    truth, scores = random_scores(lengths, 1, 4.0, kernel_device)
+    options = {"tau": 0.9, "selector": "legacy", "keep": RR_KEEP}
+    mask = select_blocks_triton(scores, *lengths, **options)
+    assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
 
 
 @pytest.mark.parametrize("selector", ["legacy", "top_p"])
