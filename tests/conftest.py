@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     small = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
     return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
+
+
+@pytest.fixture
+def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Settings of a small run; keywords override."""
+    # Loads omegaconf and what a run needs, which kernel tests do without.
+    from rr_bench.config import DataSettings, ModelSettings, RunSettings
+
+    def settings(**changes) -> RunSettings:
+        defaults = {
+            "out": str(tmp_path / "out"),
+            "model": ModelSettings(path=str(checkpoint), name="tiny"),
+            "methods": ["full", {"name": "rr", "tau": 0.5}],
+            "tasks": ["recall_prefill"],
+            "lengths": [2048],
+            "samples": 2,
+            "device": "cpu",
+            "data": DataSettings(),
+        }
+        return RunSettings(**{**defaults, **changes})
+
+    return settings
 
 
 @pytest.fixture

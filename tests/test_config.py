@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,39 +21,16 @@ from rr_bench.checkpoint import (
     resolve_dtype,
     resolve_path,
 )
-from rr_bench.config import CONF, ROOT, ConfigError, known_keys, read_settings
+from rr_bench.config import CONF, ROOT, ConfigError, known_keys
 from rr_bench.device import resolve_device
 from rr_bench.overrides import prepare
-from rr_bench.plan import make_plan
-from rr_bench.store import cell_key
+from tests.configured import DEFAULTS, settings
 from tests.tiny import tiny_llama
-
-DEFAULTS = {
-    name: value
-    for name, value in yaml.safe_load((CONF / "config.yaml").read_text()).items()
-    if name not in ("defaults", "hydra")
-}
-
-
-def settings(**changes):
-    model = {"path": "somewhere", **changes.pop("model", {})}
-    return read_settings({**DEFAULTS, "model": model, **changes})
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("tiny") / "llama")
-
-
-@pytest.fixture
-def planned(checkpoint):
-    """Settings of a small plan on a model that exists."""
-    return settings(
-        model={"path": str(checkpoint)},
-        device="cpu",
-        lengths=[4096, 2048],
-        methods=[{"name": "rr", "tau": [0.95, 0.9], "stride": 8}, "full"],
-    )
 
 
 def test_default_config_holds_every_setting_of_the_schema():
@@ -211,88 +187,6 @@ def test_misspelt_overrides_name_the_nearest(given, hint):
         prepare([given])
 
 
-def test_plan_is_by_length_and_task_with_the_dense_method_first(planned):
-    plan = make_plan(planned)
-    order = [(cell.length, cell.task.name, cell.method.label) for cell in plan.cells]
-    labels = ["full", "rr(tau=0.95, stride=8)", "rr(tau=0.9, stride=8)"]
-    assert order == [(n, t, m) for n in (2048, 4096) for t in planned.tasks for m in labels]
-    assert len({cell_key(cell.settings) for cell in plan.cells}) == len(order)
-    assert plan.problems == []
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 13])
-def test_slices_partition_the_plan(planned, count):
-    def keys(**changes):
-        return [cell_key(cell.settings) for cell in make_plan(replace(planned, **changes)).cells]
-
-    parts = [keys(slice=f"{index}/{count}") for index in range(1, count + 1)]
-    whole = keys()
-    assert sorted(key for part in parts for key in part) == sorted(whole)
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "/", "1/2/3", "-1/2"])
-def test_a_slice_that_is_none_is_named(text):
-    with pytest.raises(ConfigError, match=f"slice={text}"):
-        settings(slice=text)
-
-
-def test_unusable_entries_become_problems_and_the_rest_is_planned(planned):
-    odd = replace(
-        planned, methods=["full", "fulll", {"name": "rr", "taus": 1}], tasks=["json_kv", "jsn"]
-    )
-    plan = make_plan(odd)
-    assert [cell.method.label for cell in plan.cells] == ["full", "full"]
-    assert [problem.partition(":")[0] for problem in plan.problems] == ["methods", "methods", "tasks"]
-
-
-def test_one_method_given_twice_is_an_error(planned):
-    with pytest.raises(ConfigError, match="more than once"):
-        make_plan(replace(planned, methods=["full", {"name": "full"}]))
-
-
-def test_missing_helmet_length_is_a_problem_of_its_cells(planned, tmp_path):
-    data = replace(planned.data, helmet_dir=str(tmp_path))
-    plan = make_plan(replace(planned, data=data, tasks=["json_kv"], lengths=[8192]))
-    assert plan.cells == []
-    assert "helmet_dir" in plan.problems[0]
-
-
-def test_what_changes_the_key_and_what_does_not(planned):
-    def keys(**changes):
-        return [cell_key(cell.settings) for cell in make_plan(replace(planned, **changes)).cells]
-
-    base = keys()
-    assert keys(samples=99) == base
-    assert keys(out="elsewhere") == base
-    model = replace(planned.model, name="another name")
-    assert keys(model=model) == base
-    for change in (
-        {"seed": 1},
-        {"backend": "reference"},
-        {"dtype": "bfloat16"},
-        {"newline_stop": True},
-    ):
-        assert not set(base) & set(keys(**change)), change
-    dense = {i for i, cell in enumerate(make_plan(planned).cells) if cell.method.dense}
-    for change in ({"keep": "none"}, {"dense_below": 8192}):
-        pairs = enumerate(zip(base, keys(**change), strict=True))
-        assert {i for i, (a, b) in pairs if a == b} == dense, change
-
-
-def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):
-    path = tmp_path / "patterns.json"
-    methods = [{"name": "minference", "patterns": str(path)}]
-
-    def key(content):
-        path.write_text(content)
-        plan = make_plan(replace(planned, methods=methods, lengths=[2048], tasks=["json_kv"]))
-        return cell_key(plan.cells[0].settings)
-
-    assert key("[{}]") == key("[{}]") != key("[{}, {}]")
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -304,21 +198,6 @@ def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):
 def test_verbs_and_their_settings_are_checked(changes, words):
     with pytest.raises(ConfigError, match=words):
         settings(**changes)
-
-
-def test_planning_imports_neither_torch_nor_transformers(checkpoint, tmp_path):
-    code = (
-        "import sys\n"
-        "from rr_bench.__main__ import main\n"
-        f"sys.argv[1:] = ['model={checkpoint}', 'device=cpu', 'dry_run=true', 'out={tmp_path}']\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'transformers', 'lm_eval', 'datasets', 'pandas'} & sys.modules.keys()\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "28 cells, 28 with work left" in done.stdout
-    assert not any(tmp_path.iterdir())
 
 
 def test_command_line_composes_and_leaves_no_litter(tmp_path):
@@ -347,19 +226,6 @@ def test_paths_of_models(checkpoint, tmp_path):
         resolve_path(str(tmp_path))
     with pytest.raises(CheckpointError, match=r"model\.path=/no/such/dir: no such directory"):
         resolve_path("/no/such/dir")
-
-
-def test_records_hold_no_path_of_this_machine(planned, checkpoint, tmp_path):
-    patterns = tmp_path / "patterns.json"
-    patterns.write_text("[]")
-    methods = [{"name": "minference", "patterns": str(patterns)}]
-    (cell, *_) = make_plan(replace(planned, methods=methods)).cells
-    stored = cell.info()
-    assert stored["model"]["path"] == f"llama@{cell.model.fingerprint[:12]}"
-    assert stored["method"]["params"]["patterns"] == "patterns.json"
-    assert cell.method.params["patterns"] == str(patterns)
-    assert str(tmp_path.parent) not in f"{stored}{cell.settings}{cell.label}"
-    assert "patterns=patterns" in cell.label
 
 
 def test_text_part_of_a_vision_language_config(tmp_path):

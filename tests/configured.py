@@ -1,0 +1,21 @@
+"""Settings as the command line would compose them, for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from rr_bench.config import CONF, RunSettings, read_settings
+
+DEFAULTS = {
+    name: value
+    for name, value in yaml.safe_load((CONF / "config.yaml").read_text()).items()
+    if name not in ("defaults", "hydra")
+}
+
+
+def settings(**changes: Any) -> RunSettings:
+    """Settings of ``conf/config.yaml`` with changes."""
+    model = {"path": "somewhere", **changes.pop("model", {})}
+    return read_settings({**DEFAULTS, "model": model, **changes})
