@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import torch
@@ -18,9 +19,9 @@ class Tap(Method):
 
     paper_keep: ClassVar[KeepPolicy] = NO_KEEP
 
+    @abstractmethod
     def note(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int) -> None:
         """Look at one layer's inputs: ``[B, Hq, L, D]`` and twice ``[B, Hkv, L, D]``, after RoPE."""
-        raise NotImplementedError
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -37,6 +37,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("model") / "llama", **small)
 
 
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama of one layer, for runs in processes of their own."""
+    from tests.tiny import tiny_llama
+
+    small = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    folder = tmp_path_factory.mktemp("model") / "llama"
+    return tiny_llama(folder, num_hidden_layers=1, intermediate_size=64, **small)
+
+
+@pytest.fixture(scope="module")
+def helmet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete folder as HELMET's."""
+    from tests import helmet_layout as layout
+
+    return layout.complete(layout.lay_out(tmp_path_factory.mktemp("helmet")))
+
+
 @pytest.fixture
 def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
     """Settings of a small run; keywords override."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +22,15 @@ from rr_bench.tasks.stories import SPLITS
 from tests.tiny import recall_rows, tiny_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
+OFFLINE = {
+    **os.environ,
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+"""Environment of a process that must not ask the network."""
+
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }} {{ date_string }}]{{ m['content'] }}"
     "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"

@@ -1,7 +1,6 @@
 """HELMET's tasks in lm-eval: its own command line, groups and lengths, the generated definitions."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,41 +15,18 @@ from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS
 from rr_bench.tasks.definitions import definitions
 from rr_bench.tasks.timing import build_seconds
 from tests import helmet_layout as layout
-from tests.tiny import tiny_llama
-
-real = pytest.mark.skipif(
-    not layout.SHARED.is_dir(), reason="needs ../shared/data beside the repository"
-)
-OFFLINE = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    small = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    folder = tmp_path_factory.mktemp("model") / "llama"
-    return tiny_llama(folder, num_hidden_layers=1, intermediate_size=64, **small)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return layout.complete(layout.lay_out(tmp_path_factory.mktemp("helmet")))
-
-
-@real
+@layout.real
 @pytest.mark.slow
-def test_lm_evals_own_command_line(tmp_path, checkpoint, data):
+def test_lm_evals_own_command_line(tmp_path, smallest, helmet_dir):
     command = [str(Path(sys.executable).with_name("lm_eval")), "--include_path", str(ROOT / "tasks")]
     command += ["--tasks", "helmet_icl_8k,helmet_rerank_8k", "--model", "hf", "--device", "cpu"]
-    command += ["--model_args", f"pretrained={checkpoint},dtype=float32"]
+    command += ["--model_args", f"pretrained={smallest},dtype=float32"]
     command += ["--batch_size", "1", "--output_path", str(tmp_path)]
-    command += ["--metadata", json.dumps({"helmet_dir": str(data), "samples": 1})]
+    command += ["--metadata", json.dumps({"helmet_dir": str(helmet_dir), "samples": 1})]
     done = subprocess.run(
-        command, env=OFFLINE, capture_output=True, text=True, timeout=280, cwd=tmp_path
+        command, env=layout.OFFLINE, capture_output=True, text=True, timeout=280, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (path,) = tmp_path.rglob("results_*.json")
@@ -67,9 +43,9 @@ def test_every_group_and_task_is_known_to_lm_eval():
     assert tasks | set(DATASETS) <= set(found.all_subtasks)
 
 
-@real
-def test_the_length_of_a_named_task_holds_against_the_command_line(checkpoint, data):
-    given = {"helmet_dir": str(data), "samples": 1, "pretrained": str(checkpoint)}
+@layout.real
+def test_the_length_of_a_named_task_holds_against_the_command_line(smallest, helmet_dir):
+    given = {"helmet_dir": str(helmet_dir), "samples": 1, "pretrained": str(smallest)}
     manager = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata=given)
     name = "helmet_icl_nlu_8k"
     task = manager.load([name])["tasks"][name]
@@ -103,9 +79,9 @@ def test_rr_bench_knows_datasets_and_groups_but_not_names_with_a_length():
         expand_task("helmet_icl_8k")
 
 
-@real
-def test_the_benchmark_of_prompt_building_takes_every_kind_of_dataset(checkpoint, data):
-    given = {"length": 8192, "tokenizer": str(checkpoint), "helmet_dir": str(data)}
+@layout.real
+def test_the_benchmark_of_prompt_building_takes_every_kind_of_dataset(smallest, helmet_dir):
+    given = {"length": 8192, "tokenizer": str(smallest), "helmet_dir": str(helmet_dir)}
     for name in ("json_kv", "niah_mk_3", "kilt_popqa_3"):
         first, each, rows = build_seconds(name, given, 3)
         assert first > 0 and each >= 0 and rows == 3

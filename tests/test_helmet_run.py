@@ -1,6 +1,5 @@
 """HELMET from the command line: a whole offline run, lm-eval's own CLI, the definitions, the cost."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,44 +19,23 @@ from rr_bench.plan import make_plan
 from rr_bench.store import read_cells
 from rr_bench.suite import DATASETS
 from tests import helmet_layout as layout
-from tests.tiny import tiny_llama
-
-real = pytest.mark.skipif(
-    not layout.SHARED.is_dir(), reason="needs ../shared/data beside the repository"
-)
-OFFLINE = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    small = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    folder = tmp_path_factory.mktemp("model") / "llama"
-    return tiny_llama(folder, num_hidden_layers=1, intermediate_size=64, **small)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return layout.complete(layout.lay_out(tmp_path_factory.mktemp("helmet")))
 
 
 def run(*arguments):
     """``python -m rr_bench`` in a process of its own, without the network."""
     command = [sys.executable, "-m", "rr_bench", *arguments, "device=cpu"]
-    done = subprocess.run(command, env=OFFLINE, capture_output=True, text=True, timeout=280, cwd=ROOT)
+    done = subprocess.run(
+        command, env=layout.OFFLINE, capture_output=True, text=True, timeout=280, cwd=ROOT
+    )
     assert "Traceback" not in done.stderr
     return done
 
 
-@real
+@layout.real
 @pytest.mark.slow
-def test_a_whole_run_offline(tmp_path, checkpoint, data):
-    arguments = ["+experiment=helmet", "lengths=[8192]", "samples=2", f"model={checkpoint}"]
-    arguments += [f"data.helmet_dir={data}", f"out={tmp_path}"]
+def test_a_whole_run_offline(tmp_path, smallest, helmet_dir):
+    arguments = ["+experiment=helmet", "lengths=[8192]", "samples=2", f"model={smallest}"]
+    arguments += [f"data.helmet_dir={helmet_dir}", f"out={tmp_path}"]
     arguments += ["methods=[full,{name: rr, tau: 0.5, stride: 8}]"]
     done = run(*arguments)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -93,15 +71,15 @@ def test_a_whole_run_offline(tmp_path, checkpoint, data):
     assert "36 cells, 0 with work left" in run(*arguments, "dry_run=true").stdout
 
 
-@real
+@layout.real
 @pytest.mark.slow
-def test_what_is_missing_is_named_and_the_rest_runs(tmp_path, checkpoint):
-    data = layout.lay_out(tmp_path / "helmet")
+def test_what_is_missing_is_named_and_the_rest_runs(tmp_path, smallest):
+    helmet_dir = layout.lay_out(tmp_path / "helmet")
     missing = ["niah_mk_2", "niah_mk_3", "kilt_popqa_3", "icl_trec_coarse", "icl_trec_fine"]
     tasks = ["json_kv", *missing, "infbench_choice"]
     out = tmp_path / "out"
-    arguments = ["+experiment=helmet", "lengths=[8192]", "samples=1", f"model={checkpoint}"]
-    arguments += [f"data.helmet_dir={data}", f"out={out}", "methods=[full]", f"tasks={tasks}"]
+    arguments = ["+experiment=helmet", "lengths=[8192]", "samples=1", f"model={smallest}"]
+    arguments += [f"data.helmet_dir={helmet_dir}", f"out={out}", "methods=[full]", f"tasks={tasks}"]
     done = run(*arguments)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if "error: " in line]
@@ -132,9 +110,9 @@ def settings(checkpoint, tmp_path, **changes):
     return RunSettings(**{**given, **changes})
 
 
-@real
-def test_the_cell_knows_its_files_switches_and_official_size(tmp_path, checkpoint, data):
-    made = settings(checkpoint, tmp_path, data=DataSettings(helmet_dir=str(data)))
+@layout.real
+def test_the_cell_knows_its_files_switches_and_official_size(tmp_path, smallest, helmet_dir):
+    made = settings(smallest, tmp_path, data=DataSettings(helmet_dir=str(helmet_dir)))
     plan = make_plan(made)
     assert plan.problems == []
     icl, kv = plan.cells
@@ -142,12 +120,12 @@ def test_the_cell_knows_its_files_switches_and_official_size(tmp_path, checkpoin
     assert (icl.settings["newline_stop"], kv.settings["newline_stop"]) == (True, False)
     assert [wanted_rows(cell, 600) for cell in plan.cells] == [500, 100]
     assert [wanted_rows(cell, 7) for cell in plan.cells] == [7, 7]
-    hub = DataSettings(hub_dir=str(data / "data" / "hub"))
-    other, generated = make_plan(settings(checkpoint, tmp_path, data=hub)).cells
+    hub = DataSettings(hub_dir=str(helmet_dir / "data" / "hub"))
+    other, generated = make_plan(settings(smallest, tmp_path, data=hub)).cells
     assert other.settings["data"]["source"] == "helmet"
     assert generated.settings["data"]["source"] == "generated"
     assert wanted_rows(generated, 600) == 600
-    off = make_plan(settings(checkpoint, tmp_path, data=hub, newline_stop=False)).cells
+    off = make_plan(settings(smallest, tmp_path, data=hub, newline_stop=False)).cells
     assert off[0].settings["newline_stop"] is False
 
 
@@ -192,11 +170,11 @@ def test_times_come_from_tables_and_from_the_store(tmp_path):
     assert ("cpu", "full") not in known_times(tmp_path / "out", "other")
 
 
-def test_yarn_is_laid_over_the_checkpoint(tmp_path, checkpoint):
+def test_yarn_is_laid_over_the_checkpoint(tmp_path, smallest):
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    assert max_positions(read_config(checkpoint, rope)) == 131072
+    assert max_positions(read_config(smallest, rope)) == 131072
     plain, stretched = (
-        load_model(checkpoint, dtype="float32", device=Device("cpu", "cpu"), rope=one).model
+        load_model(smallest, dtype="float32", device=Device("cpu", "cpu"), rope=one).model
         for one in (None, rope)
     )
     assert stretched.config.rope_parameters["rope_type"] == "yarn"
@@ -205,8 +183,8 @@ def test_yarn_is_laid_over_the_checkpoint(tmp_path, checkpoint):
         assert not torch.equal(plain(ids).logits, stretched(ids).logits)
     keys = []
     for one in (None, rope):
-        model = ModelSettings(str(checkpoint), rope=one)
-        plan = make_plan(settings(checkpoint, tmp_path, tasks=["json_kv"], model=model))
+        model = ModelSettings(str(smallest), rope=one)
+        plan = make_plan(settings(smallest, tmp_path, tasks=["json_kv"], model=model))
         keys.append(plan.cells[0].settings["model"])
     assert keys[0] != keys[1]
 
