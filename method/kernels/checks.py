@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from method.blocks import BlockMask, check_lengths
-
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_qk(query: Tensor, key: Tensor) -> None:
