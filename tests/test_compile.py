@@ -135,7 +135,7 @@ def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, pingpong)
 def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants, options = settings("estimate", chip, dtype, dim)
     constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
-    pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype], "starts_ptr": "i32"}
+    pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype], "starts_ptr": "i64"}
     pointers |= {"scratch_ptr": "fp32", "scores_ptr": "fp32"}
     build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride}
@@ -156,7 +156,7 @@ def test_hopper_estimate_compiles(dim, dtype, stride):
     layout = estimate_hopper.keys_layout(padded)
     pointers = {"k_desc": f"tensordesc<{dtype}[1, {keys}, {padded}],{layout!r}>", "q_ptr": dtype}
     pointers |= dict.fromkeys(("scores_ptr", "scratch_ptr"), "fp32")
-    pointers |= dict.fromkeys(("starts_ptr", "counter_ptr"), "i32")
+    pointers |= {"starts_ptr": "i64", "counter_ptr": "i32"}
     compiled = build(block_scores_gluon_kernel, 90, pointers, constants, num_warps=4)
     for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.3d", "setmaxnreg"):
         assert needed in compiled.asm["ptx"]

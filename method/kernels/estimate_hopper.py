@@ -11,10 +11,10 @@ from method.kernels.estimate_gluon import block_scores_gluon_kernel
 from method.kernels.estimate_problem import Estimate
 from method.kernels.triton_support import padded_head
 
-SAMPLES = 192
+SAMPLES = 256
 KEYS = 128
 STAGES = 4
-REGISTERS = (160, 24)
+REGISTERS = (112, 24)
 """Registers per thread of a consumer and of the producer."""
 
 

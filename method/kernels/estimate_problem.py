@@ -20,8 +20,8 @@ class Estimate:
     Attributes:
         query: ``[B, Hq, Lq, D]``, the last dimension contiguous.
         pooled: mean keys ``[B, Hkv, strides, D]``.
-        starts: int32 ``[Hq]``, first sampled token of every head.
-        scores: fp32 ``[B, Hq, rows, columns]`` of zeros, to be filled below the diagonal.
+        starts: int64 ``[Hq]``, first sampled token of every head.
+        scores: fp32 ``[B, Hq, rows, columns]``, to be filled.
         shift: key position of the first query.
         stride: ``S``.
         scale: factor on the logits.

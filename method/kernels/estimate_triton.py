@@ -101,7 +101,8 @@ def block_scores_kernel(
         member, tile = index % members, tiles - 1 - index // members
         item = (member // heads).to(tl.int64)
         head = (member % heads).to(tl.int64)
-        token = (tile * BLOCK_M + tl.arange(0, BLOCK_M)) * STRIDE + tl.load(starts_ptr + head)
+        head_start = tl.load(starts_ptr + head).to(tl.int32)
+        token = (tile * BLOCK_M + tl.arange(0, BLOCK_M)) * STRIDE + head_start
         sample_stride = (token + shift) // STRIDE
         real = token < q_len
         q_ptrs = q_ptr + item * stride_qb + head * stride_qh
@@ -136,12 +137,15 @@ def block_scores_kernel(
         share = tl.where(real, 1.0 / norm, 0.0)
         row = tile * (BLOCK_M // PER) + tl.arange(0, BLOCK_M // PER)
         out = scores_ptr + (member.to(tl.int64) * rows + row.to(tl.int64)) * columns
-        for chunk in range(0, (reach + BLOCK_N - 1) // BLOCK_N):
+        # What lies behind the chunks that the tile can see becomes 0.
+        for chunk in range(0, (columns + BLOCKS - 1) // BLOCKS):
+            live = chunk * BLOCK_N < reach
             at = tl.arange(0, BLOCK_M)
-            top = tl.load(peaks_at + chunk * BLOCK_M + at)
+            top = tl.load(peaks_at + chunk * BLOCK_M + at, mask=live, other=float("-inf"))
             weight = tl.exp2(top - peak) * share
             column = tl.arange(0, BLOCKS)
-            sums = tl.load(sums_at + (chunk * BLOCK_M + at[:, None]) * BLOCKS + column[None, :])
+            sums_ptrs = sums_at + (chunk * BLOCK_M + at[:, None]) * BLOCKS + column[None, :]
+            sums = tl.load(sums_ptrs, mask=live, other=0.0)
             mass = tl.reshape(sums * weight[:, None], (BLOCK_M // PER, PER, BLOCKS))
             column += chunk * BLOCKS
             inside = (row < rows)[:, None] & (column < columns)[None, :]
@@ -187,13 +191,12 @@ def block_scores_triton(
     batch, heads, q_len, _ = query.shape
     shift = key.shape[2] - q_len
     rows, columns = num_blocks(q_len), num_blocks(key.shape[2])
-    starts = sample_starts(heads, stride, shift, offset, query.device, layer).to(torch.int32)
+    starts = sample_starts(heads, stride, shift, offset, query.device, layer)
     estimate = Estimate(
         query,
         pool_keys_triton(key, stride, key_sum_dtype),
         starts,
-        # Zeros, because blocks above the diagonal are never visited.
-        query.new_zeros(batch, heads, rows, columns, dtype=torch.float32),
+        query.new_empty(batch, heads, rows, columns, dtype=torch.float32),
         shift,
         stride,
         scale,
