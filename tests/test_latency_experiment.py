@@ -218,3 +218,16 @@ def test_a_kernel_of_its_own_is_timed_whole_only(make):
         ("both", "random", "native:torch")
     ]
     assert rows[0].status == "done" and 0 < rows[0].density < 1
+
+
+def test_prompts_below_the_setting_run_dense_and_say_so(make):
+    settings = make(dense_below=LENGTH + 1, levels=["attention", "both"], captured=False)
+    assert latency(settings) == 0
+    rows = [row for row in rows_of(settings) if row.method.startswith("rr(")]
+    assert {(row.level, row.inputs) for row in rows} == {
+        ("attention", "random"), ("both", "random"), ("both", "replay")
+    }  # fmt: skip
+    for row in rows:
+        dense = row.level == "both"
+        assert row.status == "done" and row.backend.startswith("dense:") == dense
+        assert row.density == 1.0 or not dense

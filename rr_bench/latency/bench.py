@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from method.attention import SparsePrefill
 from method.base import Method
 from method.keep import KeepPolicy
 from rr_bench.latency.cases import Shape
@@ -53,6 +54,7 @@ class Bench:
         densities: of the masks of the attention level.
         replay: densities of the masks that stand in for selections.
         backend: setting ``backend`` of the executor.
+        dense_below: setting of the same name: shorter prompts run dense above the level attention.
     """
 
     device: torch.device
@@ -61,7 +63,12 @@ class Bench:
     densities: list[float]
     replay: list[float]
     backend: str
+    dense_below: int = 0
     _selections: dict[tuple[str, Shape, int], float | None] = field(default_factory=dict)
+
+    def prefill(self, method: Method, keep: KeepPolicy) -> SparsePrefill:
+        """A layer's prefill as the executor's settings have it."""
+        return SparsePrefill(method, keep, self.backend, self.dense_below)
 
     def check_selection(self, entry: Entry, inputs: Inputs) -> float | None:
         """The selection's check on a short prompt, made once for every shape of head."""

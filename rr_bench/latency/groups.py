@@ -86,6 +86,7 @@ class Experiment:
             settings.latency.densities,
             settings.latency.replay,
             settings.backend,
+            settings.dense_below,
         )
         by_name = {entry.name: entry for entry in reversed(self._bench.entries)}
         for name in settings.latency.prefill_methods:
@@ -121,7 +122,8 @@ class Experiment:
                 name: getattr(settings.latency, name)
                 for name in ("densities", "replay", "prefill_methods", "calls", "budget_ms")
             },
-            "run": [settings.keep, settings.backend, str(self._dtype), settings.seed, settings.tasks],
+            "executor": [settings.keep, settings.backend, settings.dense_below],
+            "inputs": [str(self._dtype), settings.seed, settings.tasks],
             "sources": tree_hash(self._sources),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from method.attention import PrefillResult, SparsePrefill
+from method.attention import PrefillResult
 from method.blocks import BlockMask
 from method.density import check_causal, density_by_head
 from method.kernels.dense import dense_prefill
@@ -201,35 +201,42 @@ def checked_replay(
     """A prefill that selects and then attends to a random mask, and what its gate found."""
     error = bench.check_selection(entry, inputs)
     mask = inputs.mask(density)
-    prefill = SparsePrefill(Fixed(mask, entry.method, entry.keep), entry.keep, bench.backend)
+    prefill = bench.prefill(Fixed(mask, entry.method, entry.keep), entry.keep)
     result = inputs.prefill(prefill)
     found = check_output(result.output, _truth_of(inputs, result, mask))
     prepared = Prepared(
         partial(inputs.prefill, prefill),
         backend=result.kernel,
+        density=1.0 if _ran_dense(result) else None,
         error=max(found, error or 0.0),
     )
     return prefill, prepared
 
 
 def _prepare_both(bench: Bench, inputs: Inputs, entry: Entry) -> Prepared:
-    call = partial(inputs.prefill, SparsePrefill(entry.method, entry.keep, bench.backend))
+    call = partial(inputs.prefill, bench.prefill(entry.method, entry.keep))
     if entry.native(inputs.shape.heads, inputs.layer):
         error = check_native(entry.method, entry.keep, inputs.shape, inputs.layer, bench.device)
         result = call()
     else:
         bench.check_selection(entry, inputs)
         noting = Noting(entry.method)
-        result = inputs.prefill(SparsePrefill(noting, entry.keep, bench.backend))
-        assert noting.mask is not None
+        result = inputs.prefill(bench.prefill(noting, entry.keep))
         error = check_output(result.output, _truth_of(inputs, result, noting.mask))
     density = float(result.density.mean())
     return Prepared(call, backend=result.kernel, density=density, error=error)
 
 
-def _truth_of(inputs: Inputs, result: PrefillResult, mask: BlockMask) -> torch.Tensor:
-    """What the result should be: the executor may run dense where that is faster."""
-    return inputs.truth(inputs.mask(1.0) if result.kernel.startswith("dense:") else mask)
+def _ran_dense(result: PrefillResult) -> bool:
+    """Whether the executor ran dense, as it may where that is faster."""
+    return result.kernel.startswith("dense:")
+
+
+def _truth_of(inputs: Inputs, result: PrefillResult, mask: BlockMask | None) -> torch.Tensor:
+    """What the result should be; there is a mask if a selection was made."""
+    if mask is None or _ran_dense(result):
+        return inputs.truth(inputs.mask(1.0))
+    return inputs.truth(mask)
 
 
 KERNEL_LEVELS: Mapping[str, Callable[[Bench, Source], Iterator[Candidate]]] = {
