@@ -70,6 +70,7 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["flex_attention"]
     record = json.loads((Path(settings.out) / "env.json").read_text())
     assert record["device"] == "cpu" and record["groups"][f"both tiny {LENGTH}"]["complete"]
+    assert record["groups"][f"both tiny {LENGTH}"]["commit"] == record["commit"]
     out = capsys.readouterr().out
     assert "times on a CPU show that it runs" in out and "rows: " in out
 

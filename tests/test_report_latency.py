@@ -286,3 +286,15 @@ def test_command_reports_a_latency_folder(tmp_path: Path) -> None:
     (tmp_path / "latency.csv").write_text("level\nboth\n")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "is absent" in done.stderr
+
+
+def test_the_page_names_the_commits_that_rows_come_from(tmp_path: Path) -> None:
+    groups = {"a": {"commit": "new", "dirty": False}, "b": {"commit": "newer", "dirty": True}}
+    env = {"device": DEVICE, "driver": "1.2", "versions": {}, "commit": "old", "dirty": False}
+    write_latency(tmp_path, list(rows()), env | {"groups": groups})
+    write_report(tmp_path)
+    page = (tmp_path / "latency.md").read_text(encoding="utf-8")
+    assert "- commit: new; newer with uncommitted changes\n" in page
+    write_latency(tmp_path, list(rows()), env | {"groups": {"a": {"complete": True}}})
+    write_report(tmp_path)
+    assert "- commit: old\n" in (tmp_path / "latency.md").read_text(encoding="utf-8")

@@ -146,6 +146,7 @@ class Table:
         if self.rows:
             _check_same(before, environment, folder)
         self._record = merge_sessions(before, environment) if self.rows else dict(environment)
+        self._code = {name: environment[name] for name in ("commit", "dirty") if name in environment}
 
     def done(self, group: str, settings: str) -> bool:
         """Whether a group was measured completely with the same settings and sources.
@@ -169,6 +170,7 @@ class Table:
             "complete": complete,
             "settings": settings,
             "seconds": round(seconds, 1),
+            **self._code,
         }
         self._csv.parent.mkdir(parents=True, exist_ok=True)
         write_rows(self._csv, self.rows)

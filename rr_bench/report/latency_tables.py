@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from rr_bench.redact import redact
-from rr_bench.report.environment import MACHINE, environment_lines
+from rr_bench.report.environment import MACHINE, environment_lines, sessions
 from rr_bench.report.latency import LEVELS, Latency
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
@@ -35,8 +35,8 @@ Columns = Mapping[str, Callable[[pd.Series], str]]
 
 def to_markdown(latency: Latency) -> str:
     """The page of a ``latency.csv``: environment, one table per level and model, what is missing."""
-    record = latency.env or {"device": latency.device}
-    parts = ["# Latency", *environment_lines([record], [*MACHINE, "gpu_state"]), ""]
+    records = _records(latency.env) or [{"device": latency.device}]
+    parts = ["# Latency", *environment_lines(records, [*MACHINE, "gpu_state"]), ""]
     for title, rows, columns in _sections(latency):
         parts += [f"## {title}", "", _table(rows, columns, "github"), ""]
     lines = not_timed(latency.frame)
@@ -44,6 +44,16 @@ def to_markdown(latency: Latency) -> str:
         parts += ["## Not timed", "", *(f"- {line}" for line in lines), ""]
     parts += ["## Terms", "", DEFINITIONS]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _records(env: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Environments to be named: of the commits those that groups of rows name as theirs, if they do."""
+    groups = env.get("groups", {}).values()
+    code = [{key: group[key] for key in ("commit", "dirty")} for group in groups if "commit" in group]
+    if not code:
+        return [dict(env)] if env else []
+    machines = ({**session, "commit": None, "dirty": None} for session in sessions(env))
+    return [{key: item for key, item in one.items() if item is not None} for one in machines] + code
 
 
 def to_text(latency: Latency) -> str:
