@@ -237,8 +237,7 @@ def _logits(
 
 @gluon.jit
 def _consumer(
-    q_ptr, scores_ptr, scratch_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor,
-    problem, chunk_room, q_bufs, k_bufs, bars, slots, tile_bars,
+    inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
     WHO: gl.constexpr, SAMPLES: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     KEYS: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
@@ -248,6 +247,8 @@ def _consumer(
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, KEYS, 16])
     WIDE: gl.constexpr = DIM // 8
     QL: gl.constexpr = gl.BlockedLayout([1, 8], [32 // WIDE, WIDE], [4, 1], [1, 0])
+    q_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor = inputs
+    scores_ptr, scratch_ptr, chunk_room = outputs
     members, heads, group, q_len, shift, strides, rows, columns, tiles = problem
     k_ready, k_free = bars
     q = q_bufs.index(WHO)
@@ -343,26 +344,24 @@ def block_scores_gluon_kernel(
     fence_async_shared()
     problem = (members, heads, group, q_len, shift, strides, rows, columns, tiles)
     bars = (k_ready, k_free)
+    inputs = (q_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor)
+    outputs = (scores_ptr, scratch_ptr, chunk_room)
     gl.warp_specialize(
         [
             (_consumer, (
-                q_ptr, scores_ptr, scratch_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor,
-                problem, chunk_room, q_bufs, k_bufs, bars, slots, tile_bars,
+                inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
             )),
             (_consumer, (
-                q_ptr, scores_ptr, scratch_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor,
-                problem, chunk_room, q_bufs, k_bufs, bars, slots, tile_bars,
+                inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
             )),
             (_consumer, (
-                q_ptr, scores_ptr, scratch_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor,
-                problem, chunk_room, q_bufs, k_bufs, bars, slots, tile_bars,
+                inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
             )),
             (_consumer, (
-                q_ptr, scores_ptr, scratch_ptr, starts_ptr, stride_qb, stride_qh, stride_ql, factor,
-                problem, chunk_room, q_bufs, k_bufs, bars, slots, tile_bars,
+                inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
             )),
             (_producer, (
