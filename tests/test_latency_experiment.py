@@ -222,8 +222,12 @@ def test_a_kernel_of_its_own_is_timed_whole_only(make):
 
 
 def test_prompts_below_the_setting_run_dense_and_say_so(make):
-    settings = make(dense_below=LENGTH + 1, levels=["attention", "both"], captured=False)
+    native = {"name": "minference_native", "vertical_size": 100, "slash_size": 200}
+    wanted = {"methods": ["full", "rr", native], "levels": ["attention", "both"]}
+    settings = make(dense_below=LENGTH + 1, captured=False, **wanted)
     assert latency(settings) == 0
+    own = [row for row in rows_of(settings) if row.method.startswith("minference_native")]
+    assert [(row.level, row.backend[:6], row.status) for row in own] == [("both", "dense:", "done")]
     rows = [row for row in rows_of(settings) if row.method.startswith("rr(")]
     assert {(row.level, row.inputs) for row in rows} == {
         ("attention", "random"), ("both", "random"), ("both", "replay")

@@ -119,9 +119,9 @@ def _by_block(weights, KEYS: gl.constexpr, PER: gl.constexpr):
 
 
 @gluon.jit
-def _place_of(sample, PER: gl.constexpr):
-    """Place of a sample's sums in scratch: the ``PER`` samples that are added lie far apart, so that
-    a thread can read all of them and its neighbours what lies beside.
+def _scratch_row(sample, PER: gl.constexpr):
+    """Row of a sample's sums in scratch: the ``PER`` samples that are added up lie far apart, so that
+    one thread reads them all and its neighbours what lies beside them.
     """
     return sample % PER * (64 // PER) + sample // PER
 
@@ -161,7 +161,7 @@ def _block_sums(
     decay = gl.convert_layout(gl.exp2(peak - base), gl.SliceLayout(1, N))
     norm = norm * decay[:, None] + quarters
     layout: gl.constexpr = sums.type.layout
-    row = _place_of(gl.arange(0, OWN, layout=gl.SliceLayout(1, layout)), PER)
+    row = _scratch_row(gl.arange(0, OWN, layout=gl.SliceLayout(1, layout)), PER)
     column = gl.arange(0, BLOCKS, layout=gl.SliceLayout(0, layout))
     gl.store(sums_at + row[:, None] * BLOCKS + column[None, :], sums)
     gl.store(peaks_at + gl.arange(0, OWN, layout=base.type.layout), base)
@@ -200,7 +200,7 @@ def _weigh(
         at = (first + chunk)[:, None] * SAMPLES
         top = gl.load(peaks_at + at + sample[None, :], mask=live[:, None], other=float("-inf"))
         weight = gl.exp2(top - peak[None, :]) * share[None, :]
-        at = at + _place_of(sample, PER)[None, :]
+        at = at + _scratch_row(sample, PER)[None, :]
         at3 = gl.expand_dims(at, 2) * BLOCKS + gl.expand_dims(gl.expand_dims(block, 0), 0)
         live3 = gl.expand_dims(live[:, None], 2)
         sums = gl.load(sums_at + at3, mask=live3, other=0.0)

@@ -215,13 +215,17 @@ def checked_replay(
 
 def _prepare_both(bench: Bench, inputs: Inputs, entry: Entry) -> Prepared:
     call = partial(inputs.prefill, bench.prefill(entry.method, entry.keep))
-    if entry.native(inputs.shape.heads, inputs.layer):
+    if inputs.shape.length < bench.dense_below:
+        result = call()
+        error = check_output(result.output, inputs.truth(inputs.mask(1.0)))
+    elif entry.native(inputs.shape.heads, inputs.layer):
         error = check_native(entry.method, entry.keep, inputs.shape, inputs.layer, bench.device)
         result = call()
     else:
         bench.check_selection(entry, inputs)
         noting = Noting(entry.method)
         result = inputs.prefill(bench.prefill(noting, entry.keep))
+        assert noting.mask is not None
         error = check_output(result.output, _truth_of(inputs, result, noting.mask))
     density = float(result.density.mean())
     return Prepared(call, backend=result.kernel, density=density, error=error)
@@ -232,11 +236,9 @@ def _ran_dense(result: PrefillResult) -> bool:
     return result.kernel.startswith("dense:")
 
 
-def _truth_of(inputs: Inputs, result: PrefillResult, mask: BlockMask | None) -> torch.Tensor:
-    """What the result should be; there is a mask if a selection was made."""
-    if mask is None or _ran_dense(result):
-        return inputs.truth(inputs.mask(1.0))
-    return inputs.truth(mask)
+def _truth_of(inputs: Inputs, result: PrefillResult, mask: BlockMask) -> torch.Tensor:
+    """What the result should be."""
+    return inputs.truth(inputs.mask(1.0) if _ran_dense(result) else mask)
 
 
 KERNEL_LEVELS: Mapping[str, Callable[[Bench, Source], Iterator[Candidate]]] = {

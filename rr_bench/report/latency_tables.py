@@ -47,13 +47,16 @@ def to_markdown(latency: Latency) -> str:
 
 
 def _records(env: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Environments to be named: of the commits those that groups of rows name as theirs, if they do."""
-    groups = env.get("groups", {}).values()
-    code = [{key: group[key] for key in ("commit", "dirty")} for group in groups if "commit" in group]
+    """What to name of the environment: every session, but the commits of the rows that there are."""
+    code = [
+        {"commit": group["commit"], "dirty": group["dirty"]}
+        for group in env.get("groups", {}).values()
+        if "commit" in group
+    ]
     if not code:
         return [dict(env)] if env else []
-    machines = ({**session, "commit": None, "dirty": None} for session in sessions(env))
-    return [{key: item for key, item in one.items() if item is not None} for one in machines] + code
+    machine = [name for name in env if name not in ("commit", "dirty")]
+    return [{name: session[name] for name in machine} for session in sessions(env)] + code
 
 
 def to_text(latency: Latency) -> str:
