@@ -11,9 +11,9 @@ from method.base import Method
 from method.blocks import BlockMask
 from method.density import density_by_head
 from method.keep import KeepPolicy
-from method.kernels.dense import dense_prefill
-from method.kernels.reference import reference_attention
-from method.kernels.sparse_torch import block_sparse_torch
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.block_sparse.torch import block_sparse_torch
+from method.ops.dense import dense_prefill
 
 BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 
@@ -66,10 +66,10 @@ def block_sparse_attention(
         return reference_attention(query, key, value, mask, scale=scale)[0]
     # Imported here so that the other back ends work where Triton is not installed.
     if name == "hopper":
-        from method.kernels.sparse_hopper import block_sparse_hopper
+        from method.ops.block_sparse.hopper import block_sparse_hopper
 
         return block_sparse_hopper(query, key, value, mask, scale=scale)[0]
-    from method.kernels.sparse_triton import block_sparse_triton
+    from method.ops.block_sparse.triton import block_sparse_triton
 
     return block_sparse_triton(query, key, value, mask, scale=scale)[0]
 

@@ -102,7 +102,7 @@ class BlockMask:
             )
         if keep.is_cuda:
             # Imported here so that masks can be used where Triton is not installed.
-            from method.kernels.lists_triton import map_lists
+            from method.ops.lists import map_lists
 
             return cls(*map_lists(keep), q_len, k_len)
         indices = torch.argsort(~keep, dim=-1, stable=True).to(torch.int32)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from method.base import Knob, Method
 from method.blocks import BlockMask, num_blocks
-from method.head_patterns import (
+from method.keep import NO_KEEP, KeepPolicy
+from method.ops.vertical_slash.head_patterns import (
     A_SHAPE,
     BLOCKS,
     LINES,
@@ -21,17 +22,16 @@ from method.head_patterns import (
     check_patterns,
     head_index,
 )
-from method.keep import NO_KEEP, KeepPolicy
-from method.native_lines import attend_torch, attend_triton
-from method.streaming import a_shape_map
-from method.tables import layer_entry, read_layers
-from method.vertical_slash import (
+from method.ops.vertical_slash.native import attend_torch, attend_triton
+from method.ops.vertical_slash.selection import (
     ESTIMATORS,
     device_numbers,
     line_mask,
     project_lines,
     uses_triton,
 )
+from method.streaming import a_shape_map
+from method.tables import layer_entry, read_layers
 
 VARIANTS = ("projected", "native")
 _SETTING = "minference: patterns"

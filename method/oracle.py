@@ -11,8 +11,8 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
-from method.kernels.antidiagonal import REDUCTIONS, antidiagonal_scores
-from method.threshold import SELECTORS, select_mask
+from method.ops.antidiagonal.torch import REDUCTIONS, antidiagonal_scores
+from method.ops.top_p.torch import SELECTORS, select_mask
 
 ESTIMATORS = ("auto", "torch", "triton")
 
@@ -36,7 +36,7 @@ class Oracle(Method):
     Attributes:
         tau: share of the mass to keep, in (0, 1].
         reduction: "sum" or "max" over the queries of a block.
-        selector: see :data:`method.threshold.SELECTORS`.
+        selector: see :data:`method.ops.top_p.torch.SELECTORS`.
         estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
 
     Raises:
@@ -81,7 +81,7 @@ class Oracle(Method):
             estimate: Callable[..., Tensor] = antidiagonal_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.
-            from method.kernels.antidiagonal_triton import antidiagonal_scores_triton
+            from method.ops.antidiagonal.triton import antidiagonal_scores_triton
 
             estimate = antidiagonal_scores_triton
         return estimate(query, key, scale=scale, stride=1, reduction=self.reduction)

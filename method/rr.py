@@ -13,8 +13,8 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import RR_KEEP, KeepPolicy
-from method.kernels.estimate import KEY_SUM_DTYPES, OFFSETS, block_scores
-from method.threshold import SELECTORS, select_mask
+from method.ops.rr_scores.torch import KEY_SUM_DTYPES, OFFSETS, block_scores
+from method.ops.top_p.torch import SELECTORS, select_mask
 
 STRIDES = (4, 8, 16, 32, 64)
 ESTIMATORS = ("auto", "torch", "triton")
@@ -110,7 +110,7 @@ class RRAttention(Method):
             estimate: Callable[..., Tensor] = block_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.
-            from method.kernels.estimate_triton import block_scores_triton
+            from method.ops.rr_scores.triton import block_scores_triton
 
             estimate = block_scores_triton
         if self.offset == "mean":

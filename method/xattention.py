@@ -12,9 +12,9 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import KeepPolicy
-from method.kernels.antidiagonal import antidiagonal_scores
+from method.ops.antidiagonal.torch import antidiagonal_scores
+from method.ops.top_p.torch import select_mask
 from method.tables import layer_entry, read_layers
-from method.threshold import select_mask
 
 STRIDES = (4, 8, 16, 32, 64)
 ESTIMATORS = ("auto", "torch", "triton")
@@ -122,7 +122,7 @@ class XAttention(Method):
             estimate: Callable[..., Tensor] = antidiagonal_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.
-            from method.kernels.antidiagonal_triton import antidiagonal_scores_triton
+            from method.ops.antidiagonal.triton import antidiagonal_scores_triton
 
             estimate = antidiagonal_scores_triton
         return estimate(query, key, scale=scale, stride=self.stride)

@@ -8,9 +8,10 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rr_bench.config import CONF, ConfigError, RunSettings, read_settings
-from rr_bench.overrides import prepare
-from rr_bench.run import run
+from rr_bench import CONF
+from rr_bench.config.command_line import prepare
+from rr_bench.config.schema import ConfigError, RunSettings, read_settings
+from rr_bench.run.run import run
 
 USAGE_ERROR = 2
 
@@ -27,13 +28,13 @@ def _composed(config: DictConfig) -> None:
 
 def _calibrate(settings: RunSettings) -> int:
     # Imported here, and so below, because a run that has nothing left to do starts without torch.
-    from rr_bench.calibrate import calibrate
+    from rr_bench.run.calibrate import calibrate
 
     return calibrate(settings)
 
 
 def _search(settings: RunSettings) -> int:
-    from rr_bench.search import search
+    from rr_bench.run.pattern_search import search
 
     return search(settings)
 

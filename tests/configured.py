@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from rr_bench.config import CONF, RunSettings, read_settings
+from rr_bench import CONF
+from rr_bench.config.schema import RunSettings, read_settings
 
 DEFAULTS = {
     name: value

@@ -59,7 +59,7 @@ def helmet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
     """Settings of a small run; keywords override."""
     # Loads omegaconf and what a run needs, which kernel tests do without.
-    from rr_bench.config import DataSettings, ModelSettings, RunSettings
+    from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings
 
     def settings(**changes) -> RunSettings:
         defaults = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_bench.records import SampleRecord
-from rr_bench.store import CellWriter, Store
+from rr_bench.store.cells import CellWriter, Store
+from rr_bench.store.records import SampleRecord
 
 FULL = {"name": "full", "label": "full", "params": {}, "dense": True, "keep": {"sink": True}}
 RR = {

@@ -14,9 +14,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import templates
 from rr_bench.tasks.definitions import module_of
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.prompt import Row
 from rr_bench.tasks.stories import SPLITS
 from tests.tiny import recall_rows, tiny_tokenizer

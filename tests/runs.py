@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rr_bench.config import RunSettings
+from rr_bench.config.schema import RunSettings
 
 TIMES = ["prefill_s"]
 

@@ -8,8 +8,8 @@ from method.attention import SparsePrefill, block_sparse_attention, resolve_back
 from method.blocks import BlockMask
 from method.full import FullAttention
 from method.keep import RR_KEEP
-from method.kernels.dense import dense_decode, dense_prefill
-from method.kernels.reference import reference_attention
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.dense import dense_decode, dense_prefill
 from method.rr import RRAttention
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
 

@@ -6,7 +6,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from method.blocks import BlockMask, causal_map, visible_blocks
 from method.keep import KeepPolicy
-from method.kernels.reference import reference_attention
+from method.ops.block_sparse.reference import reference_attention
 from tests.attention_cases import CASES, Case, random_mask, tensors
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)

@@ -11,9 +11,9 @@ import torch
 
 from method.base import Knob
 from method.minference import LINES, MInference
-from rr_bench.calibrate import OutOfReach, bisect, calibrate
-from rr_bench.config import DataSettings, ModelSettings, RunSettings
-from rr_bench.search import CANDIDATES, candidate_scores, search, winners
+from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings
+from rr_bench.run.calibrate import OutOfReach, bisect, calibrate
+from rr_bench.run.pattern_search import CANDIDATES, candidate_scores, search, winners
 from tests.attention_cases import Case, tensors
 
 

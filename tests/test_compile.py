@@ -6,11 +6,6 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
-
-from method.blocks import BLOCK
 from method.kernels import (
     estimate_hopper,
     estimate_triton,
@@ -20,10 +15,15 @@ from method.kernels import (
     select_triton,
     sparse_triton,
 )
-from method.kernels.estimate_gluon import block_scores_gluon_kernel
-from method.kernels.sparse_gluon import sparse_gluon_kernel
-from method.kernels.sparse_hopper import HopperLaunch, shared_layout
-from method.kernels.triton_support import launch_for, padded_head
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
+
+from method.blocks import BLOCK
+from method.ops.block_sparse.hopper import HopperLaunch, shared_layout
+from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
+from method.ops.triton_support import launch_for, padded_head
 from tests.conftest import INTERPRETING
 
 pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from method.blocks import BLOCK
 from method.kernels import (
     antidiagonal_triton,
     line_attention_triton,
@@ -16,7 +14,9 @@ from method.kernels import (
     prefix_triton,
     profile_triton,
 )
-from method.kernels.triton_support import padded_head
+
+from method.blocks import BLOCK
+from method.ops.triton_support import padded_head
 from tests.conftest import INTERPRETING
 from tests.test_compile import NAMES, SHARED, build, own_cache, shapes
 

@@ -11,8 +11,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from rr_bench.catalog import expand_method, expand_task
-from rr_bench.checkpoint import (
+from rr_bench import CONF, ROOT
+from rr_bench.config.command_line import prepare
+from rr_bench.config.registry import expand_method, expand_task
+from rr_bench.config.schema import ConfigError, known_keys
+from rr_bench.plan.device import resolve_device
+from rr_bench.plan.model_facts import (
     CheckpointError,
     Device,
     check_length,
@@ -21,9 +25,6 @@ from rr_bench.checkpoint import (
     resolve_dtype,
     resolve_path,
 )
-from rr_bench.config import CONF, ROOT, ConfigError, known_keys
-from rr_bench.device import resolve_device
-from rr_bench.overrides import prepare
 from tests.configured import DEFAULTS, settings
 from tests.tiny import tiny_llama
 

@@ -17,8 +17,8 @@ from method.base import Method
 from method.blocks import causal_map, visible_blocks
 from method.density import check_causal, density_by_head
 from method.keep import EQUAL_KEEP, KeepPolicy
-from method.kernels.dense import dense_prefill
-from method.kernels.reference import reference_attention
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.dense import dense_prefill
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))

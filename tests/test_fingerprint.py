@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench import env, fingerprint
-from rr_bench.fingerprint import model_fingerprint, source_closure, tree_hash
+from rr_bench.store import environment as env
+from rr_bench.store import fingerprint
+from rr_bench.store.fingerprint import model_fingerprint, source_closure, tree_hash
 
 
 @pytest.fixture
@@ -70,8 +71,8 @@ def test_closure_of_an_unknown_module(tree: Path) -> None:
 
 
 def test_closure_of_the_project_itself() -> None:
-    files = source_closure(["rr_bench.store"])
-    assert {"rr_bench/store.py", "rr_bench/records.py", "rr_bench/lock.py"} <= files.keys()
+    files = source_closure(["rr_bench.store.cells"])
+    assert {"rr_bench/store/cells.py", "rr_bench/store/records.py"} <= files.keys()
     assert not any(name.startswith("method/") for name in files)
 
 

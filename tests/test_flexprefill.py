@@ -9,9 +9,9 @@ import torch
 
 from method.flexprefill import FlexPrefill, blocks_for, pool_sums
 from method.keep import KeepPolicy
-from method.kernels.line_attention import mean_tiles
-from method.kernels.profile import attention_profile
-from method.pooled import pooled_map
+from method.ops.pooled.torch import pooled_map
+from method.ops.vertical_slash.profile import attention_profile
+from method.ops.vertical_slash.torch import mean_tiles
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)

@@ -15,7 +15,7 @@ from rr_bench.report.categories import (
 )
 from rr_bench.report.load import load_cells
 from rr_bench.report.paper import PAPER, paper_lines, published_categories
-from rr_bench.suite import DATASETS, HELMET_COLUMNS, RR_COLUMNS, Column
+from rr_bench.tasks.helmet_table import DATASETS, HELMET_COLUMNS, RR_COLUMNS, Column
 from tests.fabricate import FULL, RR, open_cell, record
 
 

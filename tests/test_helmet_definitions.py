@@ -9,10 +9,11 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from rr_bench.catalog import expand_task
-from rr_bench.config import ROOT, ConfigError
-from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS
+from rr_bench import ROOT
+from rr_bench.config.registry import expand_task
+from rr_bench.config.schema import ConfigError
 from rr_bench.tasks.definitions import definitions
+from rr_bench.tasks.helmet_table import CATEGORIES, DATASETS, LENGTHS
 from rr_bench.tasks.timing import build_seconds
 from tests import helmet_layout as layout
 

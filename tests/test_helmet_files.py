@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rr_bench.tasks import json_kv, niah, recall_prefill, templates
-from rr_bench.tasks.helmet import read_rows, selection
+from rr_bench.tasks.helmet_files import read_rows, selection
 from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.sources import TASKS, source_files
 from rr_bench.tasks.tokens import load_tokenizer

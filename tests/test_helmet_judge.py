@@ -21,9 +21,9 @@ from rr_bench.judge.gpt import (
 )
 from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
-from rr_bench.records import SampleRecord
-from rr_bench.store import Cell as StoredCell
-from rr_bench.store import CellInfo
+from rr_bench.store.cells import Cell as StoredCell
+from rr_bench.store.cells import CellInfo
+from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.niah import split_sentences
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer

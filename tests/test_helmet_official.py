@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench.suite import DATASETS
+from rr_bench.tasks.helmet_table import DATASETS
 from tests import helmet_layout as layout
 
 FOLDER = os.environ.get("HELMET_DIR", "")

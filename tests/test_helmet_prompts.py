@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import icl, kilt, rerank
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.render import fill
 from rr_bench.tasks.selection import balance, label_map, text_seed
 from tests import helmet_layout as layout

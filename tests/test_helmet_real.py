@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import scoring
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.selection import label_map, text_seed
 from tests import helmet_layout as layout
 

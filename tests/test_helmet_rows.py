@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from rr_bench.suite import DATASETS, LENGTHS, document_tokens
 from rr_bench.tasks import icl, kilt, stories
 from rr_bench.tasks.documents import OMITTED, Cutter
+from rr_bench.tasks.helmet_table import DATASETS, LENGTHS, document_tokens
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.render import Parts, finish
 from rr_bench.tasks.settings import Settings

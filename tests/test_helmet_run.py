@@ -10,14 +10,15 @@ import pytest
 import torch
 import yaml
 
-from rr_bench.catalog import expand_task
-from rr_bench.checkpoint import Device, max_positions, read_config
-from rr_bench.config import ROOT, ConfigError, DataSettings, ModelSettings, RunSettings, read_settings
-from rr_bench.cost import describe, estimate, known_times, seconds_at, table_times, wanted_rows
-from rr_bench.models import load_model
-from rr_bench.plan import make_plan
-from rr_bench.store import read_cells
-from rr_bench.suite import DATASETS
+from rr_bench import ROOT
+from rr_bench.config.registry import expand_task
+from rr_bench.config.schema import ConfigError, DataSettings, ModelSettings, RunSettings, read_settings
+from rr_bench.model.loading import load_model
+from rr_bench.plan.cells import make_plan
+from rr_bench.plan.cost import describe, estimate, known_times, seconds_at, table_times, wanted_rows
+from rr_bench.plan.model_facts import Device, max_positions, read_config
+from rr_bench.store.cells import read_cells
+from rr_bench.tasks.helmet_table import DATASETS
 from tests import helmet_layout as layout
 
 

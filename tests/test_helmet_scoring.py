@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import json_kv, niah
 from rr_bench.tasks.definitions import task_yaml
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts
 from rr_bench.tasks.scoring import metric_names, process_results
 

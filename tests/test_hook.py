@@ -23,7 +23,7 @@ from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import RR_KEEP
 from method.rr import RRAttention
-from rr_bench.hook import NAME, HookError, attention_layers, sparse_prefill
+from rr_bench.model.hook import NAME, HookError, attention_layers, sparse_prefill
 from tests.tiny import SHAPE, tiny_llama, tiny_qwen2, tiny_qwen3
 
 FULL = SparsePrefill(FullAttention(), RR_KEEP)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from method.rr import RRAttention
-from rr_bench.config import LatencySettings, ModelSettings, RunSettings
+from rr_bench.config.schema import LatencySettings, ModelSettings, RunSettings
 from rr_bench.latency import groups, levels, parity
 from rr_bench.latency.experiment import latency
 from rr_bench.latency.table import COLUMNS, Row, read_rows

@@ -11,7 +11,7 @@ from method.attention import SparsePrefill
 from method.blocks import BlockMask
 from method.minference import MInference
 from method.rr import RRAttention
-from rr_bench.config import ConfigError
+from rr_bench.config.schema import ConfigError
 from rr_bench.latency import candidate
 from rr_bench.latency.baselines import Absent, dense_attention
 from rr_bench.latency.candidate import Candidate, Effort, Prepared, run_group

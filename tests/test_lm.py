@@ -8,13 +8,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import rr_bench.lm
+import rr_bench.model.lm
 from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import RR_KEEP
 from method.rr import RRAttention
-from rr_bench.lm import OutOfMemory, SparseHFLM
-from rr_bench.nested import plan_passages
+from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.shared_prefill import plan_passages
 from tests.tiny import tiny_llama, tiny_qwen2
 
 FULL = SparsePrefill(FullAttention(), RR_KEEP)
@@ -39,7 +39,7 @@ def lm(parts):
 def seen(monkeypatch):
     """The recorders of all prefills, in order."""
     recorders = []
-    original = rr_bench.lm.sparse_prefill
+    original = rr_bench.model.lm.sparse_prefill
 
     class Spy:
         def __init__(self, *args):
@@ -52,7 +52,7 @@ def seen(monkeypatch):
         def __exit__(self, *error):
             return self.inner.__exit__(*error)
 
-    monkeypatch.setattr(rr_bench.lm, "sparse_prefill", Spy)
+    monkeypatch.setattr(rr_bench.model.lm, "sparse_prefill", Spy)
     return recorders
 
 

@@ -7,12 +7,12 @@ import torch
 
 from method.attention import SparsePrefill
 from method.density import causal_blocks
-from method.head_patterns import LayerHeads
 from method.keep import RR_KEEP
-from method.kernels.line_attention import line_cover, slash_starts
 from method.minference import MInference
-from method.native_lines import cover_of
-from method.vertical_slash import line_map, project_lines, take_highest
+from method.ops.vertical_slash.head_patterns import LayerHeads
+from method.ops.vertical_slash.native import cover_of
+from method.ops.vertical_slash.selection import line_map, project_lines, take_highest
+from method.ops.vertical_slash.torch import line_cover, slash_starts
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.patterns import MIXED, write
 from tests.test_streaming import blocks_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from method.minference import MInference
-from rr_bench.catalog import expand_method
+from rr_bench.config.registry import expand_method
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.patterns import MIXED, write
 from tests.test_streaming import blocks_of

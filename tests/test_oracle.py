@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from method.kernels.antidiagonal import antidiagonal_scores
+from method.ops.antidiagonal.torch import antidiagonal_scores
 from method.oracle import Oracle
 from tests.attention_cases import NO_KEEP, Case, tensors
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench.config import ROOT, ConfigError
-from rr_bench.plan import make_plan
-from rr_bench.store import cell_key
+from rr_bench import ROOT
+from rr_bench.config.schema import ConfigError
+from rr_bench.plan.cells import make_plan
+from rr_bench.store.cells import cell_key
 from tests.configured import settings
 from tests.tiny import tiny_llama
 

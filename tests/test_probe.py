@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from rr_bench.config import ROOT
+from rr_bench import ROOT
 from rr_bench.probe import corpus, curriculum, train
 from rr_bench.probe.initial import prepare
 from rr_bench.probe.tokenizer import build_tokenizer

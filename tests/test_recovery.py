@@ -10,7 +10,7 @@ import pytest
 
 from rr_bench.report import write_report
 from rr_bench.report.recovery import ReportError, find_dense, recovery
-from rr_bench.store import read_cells
+from rr_bench.store.cells import read_cells
 from tests.fabricate import FULL, RR, write_cell
 
 

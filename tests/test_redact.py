@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench.redact import ROOT, redact, stored_path
+from rr_bench import ROOT
+from rr_bench.store.redact import redact, stored_path
 
 
 @pytest.mark.parametrize(

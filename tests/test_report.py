@@ -14,7 +14,7 @@ import pytest
 from rr_bench.report import write_report
 from rr_bench.report.load import load_cells, natural
 from rr_bench.report.style import length_label, method_styles
-from rr_bench.store import StoreError
+from rr_bench.store.cells import StoreError
 from tests.fabricate import FULL, RR, open_cell, record, write_cell
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import torch
 
 from method.blocks import BlockMask
 from method.keep import RR_KEEP, KeepPolicy
-from method.kernels.estimate import block_scores, pool_keys, sample_starts
+from method.ops.rr_scores.torch import block_scores, pool_keys, sample_starts
 from method.rr import RRAttention, stride_means
 from tests.attention_cases import Case, tensors
 

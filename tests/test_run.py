@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import rr_bench.session
-from rr_bench.config import ROOT, DataSettings
+import rr_bench.run.session
+from rr_bench import ROOT
+from rr_bench.config.schema import DataSettings
 from rr_bench.report import write_report
-from rr_bench.run import INTERRUPTED, run
-from rr_bench.store import read_cells
+from rr_bench.run.run import INTERRUPTED, run
+from rr_bench.store.cells import read_cells
 from tests.runs import lines, summary
 
 
@@ -51,7 +52,7 @@ def test_a_second_run_does_no_model_work(make, monkeypatch, capsys):
     def refuse(*args):
         raise AssertionError("the model must not be loaded again")
 
-    monkeypatch.setattr(rr_bench.session, "Session", refuse)
+    monkeypatch.setattr(rr_bench.run.session, "Session", refuse)
     assert run(settings) == 0
     assert "1 cells, 0 with work left" in capsys.readouterr().out
     pd.testing.assert_frame_equal(summary(settings), first)
@@ -103,7 +104,7 @@ def test_sigterm_frees_the_lock_and_the_run_goes_on(make, checkpoint):
 def _count_samples(monkeypatch, stop_after: int | None = None) -> list[str]:
     """Note every scored sample; raise KeyboardInterrupt instead of scoring one more."""
     scored: list[str] = []
-    original = rr_bench.session.Session._score
+    original = rr_bench.run.session.Session._score
 
     def score(self, task, doc_id, doc):
         if len(scored) == stop_after:
@@ -111,19 +112,19 @@ def _count_samples(monkeypatch, stop_after: int | None = None) -> list[str]:
         scored.append(doc["uid"])
         return original(self, task, doc_id, doc)
 
-    monkeypatch.setattr(rr_bench.session.Session, "_score", score)
+    monkeypatch.setattr(rr_bench.run.session.Session, "_score", score)
     return scored
 
 
 def test_a_task_with_fewer_rows_than_samples_is_done(make, monkeypatch, capsys):
-    original = rr_bench.session.Session._load_task
+    original = rr_bench.run.session.Session._load_task
 
     def two_rows(self, cell):
         task = original(self, cell)
         task.dataset["test"] = task.dataset["test"].select(range(2))
         return task
 
-    monkeypatch.setattr(rr_bench.session.Session, "_load_task", two_rows)
+    monkeypatch.setattr(rr_bench.run.session.Session, "_load_task", two_rows)
     settings = make(methods=["full"], samples=5)
     assert run(settings) == 0
     assert summary(settings)["n"].tolist() == [2] and summary(settings)["status"].tolist() == ["done"]
@@ -172,7 +173,7 @@ def test_stored_files_name_nothing_of_this_machine(make, monkeypatch):
 
     settings = make(samples=1, methods=["full"])
     assert run(settings) == 0
-    monkeypatch.setattr(rr_bench.session.Session, "_score", fail)
+    monkeypatch.setattr(rr_bench.run.session.Session, "_score", fail)
     settings.samples = 2
     assert run(settings) == 1
     files = [

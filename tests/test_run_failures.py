@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from method.attention import SparsePrefill
-from rr_bench.config import DataSettings, ModelSettings
-from rr_bench.run import run
+from rr_bench.config.schema import DataSettings, ModelSettings
+from rr_bench.run.run import run
 from tests.runs import errors, lines, reported, summary
 from tests.tiny import tiny_llama
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench.config import ROOT
+from rr_bench import ROOT
 
 SBATCH = """#!{python}
 import json, os, sys

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rr_bench.lock import LockError
-from rr_bench.records import CellInfo, RecordError, SampleRecord, from_json, to_json
-from rr_bench.store import StoreError, cell_key, read_cells
+from rr_bench.store.cells import StoreError, cell_key, read_cells
+from rr_bench.store.lock import LockError
+from rr_bench.store.records import CellInfo, RecordError, SampleRecord, from_json, to_json
 from tests.fabricate import FULL, RR, open_cell, record, settings, write_cell
 
 

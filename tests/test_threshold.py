@@ -5,8 +5,8 @@ import torch
 
 from method.blocks import causal_map, num_blocks, visible_blocks
 from method.keep import RR_KEEP, KeepPolicy
-from method.kernels.select_triton import widths
-from method.threshold import select_blocks
+from method.ops.top_p.torch import select_blocks
+from method.ops.top_p.triton import widths
 from tests.attention_cases import NO_KEEP
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
@@ -73,7 +73,7 @@ def test_kept_mass_reaches_tau_and_not_by_more_than_one_block(selector):
 def test_heads_are_selected_alike_however_they_are_split(monkeypatch):
     scores = random_scores(3, 1000, 1000, heads=6)
     whole = select_blocks(scores, 1000, 1000, tau=0.9, selector="legacy", keep=RR_KEEP)
-    monkeypatch.setattr("method.threshold._CHUNK_SCORES", 1)
+    monkeypatch.setattr("method.ops.top_p.torch._CHUNK_SCORES", 1)
     split = select_blocks(scores, 1000, 1000, tau=0.9, selector="legacy", keep=RR_KEEP)
     assert torch.equal(whole, split)
 

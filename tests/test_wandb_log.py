@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import rr_bench.wandb_log
-from rr_bench.config import ModelSettings, RunSettings, WandbSettings
+import rr_bench.run.wandb_log
+from rr_bench.config.schema import ModelSettings, RunSettings, WandbSettings
 from rr_bench.report import write_report
-from rr_bench.run import run
-from rr_bench.wandb_log import cell_metrics, log_report
+from rr_bench.run.run import run
+from rr_bench.run.wandb_log import cell_metrics, log_report
 from tests.fabricate import FULL, RR, write_cell
 
 
@@ -28,7 +28,7 @@ def settings(out: Path, mode: str) -> RunSettings:
 
 
 def test_without_the_package_the_run_stops_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rr_bench.wandb_log, "find_spec", lambda name: None)
+    monkeypatch.setattr(rr_bench.run.wandb_log, "find_spec", lambda name: None)
     assert run(settings(tmp_path, "offline")) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "wandb.mode=offline" in line and ".[wandb]" in line

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from method.keep import KeepPolicy
-from method.kernels.antidiagonal import antidiagonal_scores
-from method.kernels.estimate import block_scores
+from method.ops.antidiagonal.torch import antidiagonal_scores
+from method.ops.rr_scores.torch import block_scores
 from method.xattention import XAttention
 from tests.attention_cases import NO_KEEP, Case, tensors
 

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rr_bench.jsonl import StoreError
 from rr_bench.judge.cache import ReplyCache
 from rr_bench.judge.cells import judge_cell, write_judged
 from rr_bench.judge.gpt import TEMPERATURE, Endpoint
 from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
-from rr_bench.records import RecordError
-from rr_bench.store import cell_folders, read_cell
+from rr_bench.store.cells import cell_folders, read_cell
+from rr_bench.store.jsonl import StoreError
+from rr_bench.store.records import RecordError
 from rr_bench.tasks.niah import split_sentences
 
 GPT = "gpt-4o-2024-05-13"

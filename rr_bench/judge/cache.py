@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from rr_bench.jsonl import append_line, drop_torn_line
+from rr_bench.store.jsonl import append_line, drop_torn_line
 
 
 class ReplyCache:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_bench.jsonl import read_json, write_whole
 from rr_bench.judge import autoais, material
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
 from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
-from rr_bench.records import SampleRecord
-from rr_bench.store import Cell
-from rr_bench.suite import DATASETS
+from rr_bench.store.cells import Cell
+from rr_bench.store.jsonl import read_json, write_whole
+from rr_bench.store.records import SampleRecord
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts, parse
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}

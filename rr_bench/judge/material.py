@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import alce, lexsum, narrativeqa, stories
-from rr_bench.tasks.helmet import data_root, read_rows
+from rr_bench.tasks.helmet_files import data_root, read_rows
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
 

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 from torch.nn.attention.flex_attention import flex_attention
 
 from method.blocks import BlockMask
-from method.kernels.dense import dense_prefill
+from method.ops.dense import dense_prefill
 
 Attend = Callable[[Tensor, Tensor, Tensor, BlockMask, float], Tensor]
 DenseAttend = Callable[[Tensor, Tensor, Tensor, float], Tensor]

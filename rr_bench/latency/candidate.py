@@ -15,7 +15,7 @@ from rr_bench.latency.baselines import Absent
 from rr_bench.latency.parity import GateFailed
 from rr_bench.latency.table import DONE, FAILED, MISSING, Row, with_speedups
 from rr_bench.latency.timing import CallFailed, Timing, measure, peak_extra_mib
-from rr_bench.redact import redact
+from rr_bench.store.redact import redact
 
 
 @dataclass(frozen=True)

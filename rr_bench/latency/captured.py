@@ -8,10 +8,10 @@ from torch import Tensor
 
 from method.attention import SparsePrefill
 from method.keep import NO_KEEP
-from rr_bench.config import RunSettings
-from rr_bench.plan import ModelFacts, make_plan
-from rr_bench.session import Session
-from rr_bench.tap import Tap
+from rr_bench.config.schema import RunSettings
+from rr_bench.model.dense_observer import Tap
+from rr_bench.plan.cells import ModelFacts, make_plan
+from rr_bench.run.session import Session
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from rr_bench.checkpoint import CheckpointError, Device
-from rr_bench.config import ConfigError, RunSettings
-from rr_bench.device import resolve_device
-from rr_bench.env import environment
+from rr_bench.config.schema import ConfigError, RunSettings
 from rr_bench.latency.groups import Experiment, Group
 from rr_bench.latency.summary import summary
 from rr_bench.latency.table import FAILED, Table, TableError
-from rr_bench.lock import FileLock, LockError
-from rr_bench.run import INTERRUPTED, Console
+from rr_bench.plan.device import resolve_device
+from rr_bench.plan.model_facts import CheckpointError, Device
+from rr_bench.run.run import INTERRUPTED, Console
+from rr_bench.store.environment import environment
+from rr_bench.store.lock import FileLock, LockError
 
 
 def latency(settings: RunSettings) -> int:

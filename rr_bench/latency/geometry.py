@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rr_bench.config import ConfigError, nearest
+from rr_bench.config.schema import ConfigError, nearest
 
 FAMILIES = ("llama", "qwen2")
 

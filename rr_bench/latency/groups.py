@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from rr_bench.catalog import MethodSpec, expand_method
-from rr_bench.checkpoint import CheckpointError, Device
-from rr_bench.config import ConfigError, RunSettings
-from rr_bench.fingerprint import source_closure, tree_hash
+from rr_bench.config.registry import MethodSpec, expand_method
+from rr_bench.config.schema import ConfigError, RunSettings
 from rr_bench.latency.bench import Bench, Entry, Source
 from rr_bench.latency.candidate import Candidate, Effort, release, run_group
 from rr_bench.latency.captured import Captured
@@ -25,8 +23,10 @@ from rr_bench.latency.inputs import Inputs
 from rr_bench.latency.levels import KERNEL_LEVELS, ceiling_rows
 from rr_bench.latency.table import MISSING, TIME_LIMIT, Row, group_name
 from rr_bench.latency.whole import Forward, model_rows
-from rr_bench.plan import ModelFacts, model_facts
-from rr_bench.session import build_method, keep_policy
+from rr_bench.plan.cells import ModelFacts, model_facts
+from rr_bench.plan.model_facts import CheckpointError, Device
+from rr_bench.run.session import build_method, keep_policy
+from rr_bench.store.fingerprint import source_closure, tree_hash
 
 SOURCES = ("method.attention", "rr_bench.latency.groups")
 MEASURED_BY = ("method/", "rr_bench/latency/", "rr_bench/hook.py")

@@ -11,7 +11,7 @@ import torch
 from method.attention import PrefillResult
 from method.blocks import BlockMask
 from method.density import check_causal, density_by_head
-from method.kernels.dense import dense_prefill
+from method.ops.dense import dense_prefill
 from rr_bench.latency.baselines import (
     BASELINES,
     CPU,

@@ -13,8 +13,8 @@ from method.attention import SparsePrefill, block_sparse_attention
 from method.base import Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
-from method.kernels.reference import reference_attention
-from method.kernels.sparse_torch import block_sparse_torch
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.block_sparse.torch import block_sparse_torch
 from rr_bench.latency.cases import Shape, random_inputs, random_mask
 
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 2e-3}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rr_bench.env import merge_sessions
+from rr_bench.store.environment import merge_sessions
 
 DONE, FAILED, MISSING = "done", "failed", "missing"
 TIME_LIMIT = "time limit"
@@ -127,7 +127,7 @@ class Table:
 
     Args:
         folder: where ``latency.csv`` and ``env.json`` are or will be.
-        environment: what the new rows are measured on (:func:`rr_bench.env.environment`).
+        environment: what the new rows are measured on (:func:`rr_bench.store.environment.environment`).
 
     Raises:
         TableError: the folder's rows come from another device, driver or version, or are

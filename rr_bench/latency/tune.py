@@ -25,14 +25,14 @@ from typing import IO, Any
 import torch
 
 from method.keep import RR_KEEP
-from method.kernels.estimate import block_scores
-from method.kernels.estimate_triton import block_scores_triton
-from method.kernels.pool_triton import pool_keys_triton
-from method.kernels.reference import reference_attention
-from method.kernels.select_triton import select_blocks_triton
-from method.kernels.sparse_triton import block_sparse_triton
-from method.kernels.triton_support import capability
-from method.threshold import select_blocks
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.block_sparse.triton import block_sparse_triton
+from method.ops.rr_scores.key_sums import pool_keys_triton
+from method.ops.rr_scores.torch import block_scores
+from method.ops.rr_scores.triton import block_scores_triton
+from method.ops.top_p.torch import select_blocks
+from method.ops.top_p.triton import select_blocks_triton
+from method.ops.triton_support import capability
 from rr_bench.latency.cases import (
     Shape,
     attention_flops,

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from method.blocks import BlockMask
 from method.keep import RR_KEEP
-from method.kernels.estimate_triton import block_scores_triton
-from method.kernels.select_triton import select_blocks_triton
-from method.kernels.sparse_hopper import HopperLaunch, block_sparse_hopper
-from method.kernels.sparse_triton import block_sparse_triton
-from method.kernels.triton_support import Launch
+from method.ops.block_sparse.hopper import HopperLaunch, block_sparse_hopper
+from method.ops.block_sparse.triton import block_sparse_triton
+from method.ops.rr_scores.triton import block_scores_triton
+from method.ops.top_p.triton import select_blocks_triton
+from method.ops.triton_support import Launch
 from rr_bench.latency.baselines import Attend, dense, flex
 
 Select = Callable[[Tensor, Tensor, float, int], BlockMask]

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from method.attention import PrefillResult
-from rr_bench.hook import Prefill, sparse_prefill
 from rr_bench.latency.baselines import CPU, DENSE, DenseAttend
 from rr_bench.latency.bench import Bench, Entry, Source
 from rr_bench.latency.candidate import Candidate, Prepared
 from rr_bench.latency.geometry import Geometry
 from rr_bench.latency.levels import checked_dense, checked_replay
+from rr_bench.model.hook import Prefill, sparse_prefill
 
 CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config}
 SMALL_VOCAB = 1024

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rr_bench.jsonl import StoreError
 from rr_bench.report import write_report
+from rr_bench.store.jsonl import StoreError
 
 
 def main() -> int:

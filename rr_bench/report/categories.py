@@ -16,8 +16,8 @@ from tabulate import tabulate
 
 from rr_bench.report.load import method_of, natural, setup
 from rr_bench.report.style import length_label
-from rr_bench.store import Cell
-from rr_bench.suite import (
+from rr_bench.store.cells import Cell
+from rr_bench.tasks.helmet_table import (
     DATASETS,
     HELMET_COLUMNS,
     RR_COLUMNS,

@@ -15,7 +15,7 @@ from rr_bench.report.categories import (
     data_notes,
 )
 from rr_bench.report.paper import paper_lines, write_category_figures
-from rr_bench.store import Cell
+from rr_bench.store.cells import Cell
 
 LEGEND = """\
 - A number is the unweighted mean over a category's datasets, printed only if all of them are complete;

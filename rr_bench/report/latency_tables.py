@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from rr_bench.redact import redact
 from rr_bench.report.environment import MACHINE, environment_lines, sessions
 from rr_bench.report.latency import LEVELS, Latency
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
+from rr_bench.store.redact import redact
 
 DEFINITIONS = """\
 - **ms**: median device time of a call; **p20–p80**: 20th to 80th percentile of its **n** calls.

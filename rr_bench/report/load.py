@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from rr_bench.jsonl import StoreError
-from rr_bench.records import RecordError
-from rr_bench.store import Cell, cell_folders, read_cell
+from rr_bench.store.cells import Cell, cell_folders, read_cell
+from rr_bench.store.jsonl import StoreError
+from rr_bench.store.records import RecordError
 
 SAMPLE_COLUMNS = (
     "cell",

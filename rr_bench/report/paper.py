@@ -8,13 +8,12 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rr_bench.fingerprint import ROOT
+from rr_bench import PAPER
 from rr_bench.report.drawing import new_figure, save
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, WIDTH, length_label, method_styles
-from rr_bench.suite import RR_COLUMNS
+from rr_bench.tasks.helmet_table import RR_COLUMNS
 
-PAPER = ROOT / "results" / "paper"
 AVERAGE = "Avg. (RR)"
 _PUBLISHED = {"color": "#888888", "linestyle": (0, (2, 1.5)), "marker": "x", "markersize": 3}
 

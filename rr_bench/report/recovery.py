@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rr_bench.store import Cell
+from rr_bench.store.cells import Cell
 
 RESAMPLES = 10_000
 LEVEL = 0.95

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from rr_bench.redact import redact
 from rr_bench.report.environment import environment_lines
 from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.series import MOST
 from rr_bench.report.tables import COLUMNS, Summary
+from rr_bench.store.redact import redact
 
 _VARYING = ("dtype", "device", "seed", "source")
 _CSV_ONLY = ("family", "dense", "cell")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rr_bench.report.load import Missing, current, method_of, missing, natural, samples_frame, setup
 from rr_bench.report.recovery import Recovery, ReportError, find_dense, pair, recovery
-from rr_bench.store import Cell
+from rr_bench.store.cells import Cell
 
 COLUMNS = (
     "model",

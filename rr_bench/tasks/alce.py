@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS, Dataset
-from rr_bench.tasks.helmet import check_row, data_root
+from rr_bench.tasks.helmet_files import check_row, data_root
+from rr_bench.tasks.helmet_table import DATASETS, Dataset
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish

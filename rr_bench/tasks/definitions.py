@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rr_bench.suite import CATEGORIES, DATASETS, LENGTHS, SEED, Dataset
+from rr_bench import TASKS
+from rr_bench.tasks.helmet_table import CATEGORIES, DATASETS, LENGTHS, SEED, Dataset
 from rr_bench.tasks.scoring import metric_names
 
-ROOT = Path(__file__).resolve().parents[2] / "tasks"
 BY_LENGTH = "by_length"
 MODULES = {"rag": "kilt", "rerank": "rerank", "cite": "alce", "icl": "icl"}
 STORIES = {"narrativeqa": "narrativeqa", "multi_lexsum": "lexsum"}
@@ -91,7 +91,7 @@ def definitions() -> Iterator[tuple[str, str]]:
 
 def main() -> int:
     """Write every file that differs; print how many."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else TASKS
     written = 0
     for name, text in definitions():
         path = root / name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rr_bench.tasks.helmet import data_root
+from rr_bench.tasks.helmet_files import data_root
 from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.tokens import Tokenizer, count_tokens, load_tokenizer
 

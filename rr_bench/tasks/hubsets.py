@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rr_bench.tasks.helmet import check_row, data_root, read_rows
+from rr_bench.tasks.helmet_files import check_row, data_root, read_rows
 from rr_bench.tasks.notes import Notes
 
 CONVERTED = "refs/convert/parquet"

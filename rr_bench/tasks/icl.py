@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split

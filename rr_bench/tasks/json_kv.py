@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import templates
 from rr_bench.tasks.draw import random_uuid
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
-from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
+from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts, substring_exact_match
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS, Dataset
-from rr_bench.tasks.helmet import data_root, find_file, read_rows, row_at, scan_rows
+from rr_bench.tasks.helmet_files import data_root, find_file, read_rows, row_at, scan_rows
+from rr_bench.tasks.helmet_table import DATASETS, Dataset
 from rr_bench.tasks.metrics import norm
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.suite import DATASETS, NARRATIVE_FLOOR, document_tokens
 from rr_bench.tasks.documents import Cutter
+from rr_bench.tasks.helmet_table import DATASETS, NARRATIVE_FLOOR, document_tokens
 from rr_bench.tasks.hubsets import read_table, split_files
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split

@@ -21,7 +21,7 @@ from typing import Any
 from rr_bench.tasks import haystack, templates
 from rr_bench.tasks.draw import random_number, random_uuid, word_keys
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
-from rr_bench.tasks.helmet import data_root, find_file, helmet_rows
+from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows
 from rr_bench.tasks.metrics import after_thoughts, ruler_recall
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split

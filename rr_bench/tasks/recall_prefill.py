@@ -24,7 +24,7 @@ from typing import Any
 
 from rr_bench.tasks import templates
 from rr_bench.tasks.generate import Generator, check_length, fitted_row, generate_rows, measure
-from rr_bench.tasks.helmet import read_rows, selection
+from rr_bench.tasks.helmet_files import read_rows, selection
 from rr_bench.tasks.json_kv import FIELDS, Pair, draw_pairs, helmet_file
 from rr_bench.tasks.prompt import Draft, Row, as_split
 from rr_bench.tasks.settings import Settings

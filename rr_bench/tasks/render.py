@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rr_bench.suite import Dataset
+from rr_bench.tasks.helmet_table import Dataset
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, make_row
 from rr_bench.tasks.settings import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rr_bench.suite import DATASETS
-from rr_bench.tasks.helmet import read_rows
+from rr_bench.tasks.helmet_files import read_rows
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.kilt import files
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split

@@ -1,9 +1,9 @@
 """One answer's score, for every dataset beyond Recall.
 
 ``process_results`` returns HELMET's metrics that need no judge, in 0..1 (``num_preds`` is a count);
-``score`` is the one that enters the dataset's average (:mod:`rr_bench.suite`). A thinking model's
-thoughts are dropped; without a chat template the lead-in is put before what is left, because that is
-where parsing looks for its prefix.
+``score`` is the one that enters the dataset's average (:mod:`rr_bench.tasks.helmet_table`). A
+thinking model's thoughts are dropped; without a chat template the lead-in is put before what is left,
+because that is where parsing looks for its prefix.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rr_bench.suite import DATASETS, Dataset
 from rr_bench.tasks.citations import qampari_metrics, str_em
+from rr_bench.tasks.helmet_table import DATASETS, Dataset
 from rr_bench.tasks.metrics import after_thoughts, best_metrics, exact_match, parse
 from rr_bench.tasks.ranking import CUTOFFS, ranking_metrics
 

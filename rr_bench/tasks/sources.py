@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rr_bench.suite import DATASETS, Dataset
 from rr_bench.tasks import alce, icl, json_kv, kilt, lexsum, narrativeqa, niah, stories
 from rr_bench.tasks.documents import tokenizer_name
+from rr_bench.tasks.helmet_table import DATASETS, Dataset
 
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""

@@ -12,9 +12,9 @@ import sys
 import time
 from typing import Any
 
-from rr_bench.suite import DATASETS
 from rr_bench.tasks import json_kv, niah
 from rr_bench.tasks.definitions import module_of
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.prompt import Row
 from rr_bench.tasks.tokens import load_tokenizer
 

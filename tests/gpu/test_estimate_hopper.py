@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from method.kernels.estimate import block_scores
-from method.kernels.estimate_triton import block_scores_triton
+from method.ops.rr_scores.torch import block_scores
+from method.ops.rr_scores.triton import block_scores_triton
 from tests.attention_cases import Case, tensors
 
 pytestmark = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from method.blocks import BlockMask
-from method.kernels.reference import reference_attention
-from method.kernels.sparse_hopper import HopperLaunch, block_sparse_hopper
+from method.ops.block_sparse.hopper import HopperLaunch, block_sparse_hopper
+from method.ops.block_sparse.reference import reference_attention
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
 
 pytestmark = [

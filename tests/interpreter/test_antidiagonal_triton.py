@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from method.kernels import antidiagonal_triton
-from method.kernels.antidiagonal import antidiagonal_scores
-from method.kernels.antidiagonal_triton import antidiagonal_scores_triton, causal_tiles
-from method.kernels.triton_support import Launch
+from method.ops.antidiagonal import triton as antidiagonal_triton
+from method.ops.antidiagonal.torch import antidiagonal_scores
+from method.ops.antidiagonal.triton import antidiagonal_scores_triton, causal_tiles
+from method.ops.triton_support import Launch
 from method.oracle import Oracle
 from method.xattention import XAttention
 from tests.attention_cases import NO_KEEP, Case, tensors

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from method.keep import RR_KEEP
-from method.kernels.estimate import block_scores, pool_keys
-from method.kernels.estimate_triton import block_scores_triton
-from method.kernels.pool_triton import pool_keys_triton
+from method.ops.rr_scores.key_sums import pool_keys_triton
+from method.ops.rr_scores.torch import block_scores, pool_keys
+from method.ops.rr_scores.triton import block_scores_triton
 from method.rr import RRAttention
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING

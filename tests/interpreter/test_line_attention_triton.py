@@ -9,10 +9,10 @@ import torch
 
 from method.attention import SparsePrefill
 from method.keep import EQUAL_KEEP, KeepPolicy
-from method.kernels.line_attention import covered_attention, force_blocks, line_cover, tile_cover
-from method.kernels.line_attention_triton import line_attention_triton
-from method.kernels.line_cover_triton import LineCover, cover_lines, cover_tiles
 from method.minference import MInference
+from method.ops.vertical_slash.cover import LineCover, cover_lines, cover_tiles
+from method.ops.vertical_slash.torch import covered_attention, force_blocks, line_cover, tile_cover
+from method.ops.vertical_slash.triton import line_attention_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
 
@@ -140,7 +140,7 @@ def test_all_patterns_attend_as_in_pytorch(keep, kernel_device, poisoned, tmp_pa
     torch.testing.assert_close(fast.output, slow.output, atol=5e-6, rtol=1e-4)
     assert torch.equal(fast.density, slow.density)
     # A few heads at a time give the same.
-    monkeypatch.setattr("method.native_lines._CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("method.ops.vertical_slash.native._CHUNK_NUMBERS", 1)
     parts = SparsePrefill(MInference(estimator="triton", **options), keep)(
         query, key, value, scale=0.2, layer=0
     )

@@ -8,8 +8,8 @@ import torch
 from method.blocks import num_blocks
 from method.density import check_causal
 from method.keep import EQUAL_KEEP, KeepPolicy
-from method.kernels.lists_triton import map_lists
-from method.vertical_slash import line_mask
+from method.ops.lists import map_lists
+from method.ops.vertical_slash.selection import line_mask
 from tests.attention_cases import NO_KEEP
 
 pytestmark = pytest.mark.interpreter

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from method.blocks import BLOCK
-from method.kernels.line_attention import mean_tiles
-from method.kernels.pooled_triton import mean_tiles_triton, pooled_weights_triton
-from method.pooled import pooled_map, pooled_map_triton, pooled_weights
+from method.ops.pooled.torch import pooled_map, pooled_map_triton, pooled_weights
+from method.ops.pooled.triton import mean_tiles_triton, pooled_weights_triton
+from method.ops.vertical_slash.torch import mean_tiles
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from method.kernels.prefix_triton import find_prefix, sizes_of
-from method.vertical_slash import take_highest, tokens_within
+from method.ops.top_p.prefix import find_prefix, sizes_of
+from method.ops.vertical_slash.selection import take_highest, tokens_within
 
 pytestmark = pytest.mark.interpreter
 

@@ -10,9 +10,9 @@ import torch
 from method.density import check_causal
 from method.flexprefill import FlexPrefill
 from method.keep import EQUAL_KEEP
-from method.kernels.profile import attention_profile
-from method.kernels.profile_triton import attention_profile_triton
 from method.minference import MInference
+from method.ops.vertical_slash.profile import attention_profile
+from method.ops.vertical_slash.profile_triton import attention_profile_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
 

@@ -8,11 +8,11 @@ import torch
 from method.blocks import causal_map
 from method.density import check_causal
 from method.keep import RR_KEEP, KeepPolicy
-from method.kernels import select_triton
-from method.kernels.estimate import block_scores
-from method.kernels.estimate_triton import block_scores_triton
-from method.kernels.select_triton import select_blocks_triton
-from method.threshold import select_blocks
+from method.ops.rr_scores.torch import block_scores
+from method.ops.rr_scores.triton import block_scores_triton
+from method.ops.top_p import triton as select_triton
+from method.ops.top_p.torch import select_blocks
+from method.ops.top_p.triton import select_blocks_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 pytestmark = pytest.mark.interpreter

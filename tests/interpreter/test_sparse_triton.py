@@ -7,9 +7,9 @@ import torch
 
 from method.attention import block_sparse_attention
 from method.blocks import BlockMask
-from method.kernels.reference import reference_attention
-from method.kernels.sparse_triton import block_sparse_triton
-from method.kernels.triton_support import Launch
+from method.ops.block_sparse.reference import reference_attention
+from method.ops.block_sparse.triton import block_sparse_triton
+from method.ops.triton_support import Launch
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
 from tests.conftest import INTERPRETING
 

@@ -1,1 +1,0 @@
-"""The Triton kernels and their readable PyTorch twins."""

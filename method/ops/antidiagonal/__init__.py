@@ -1,0 +1,1 @@
+"""XAttention's antidiagonal block scores."""

@@ -1,0 +1,106 @@
+"""XAttention's estimate of block importance, in readable PyTorch (the Triton kernel's twin).
+
+Attention is cut into cells of ``S`` x ``S`` tokens, and each cell is judged by its antidiagonal:
+query ``S-1-s`` of a stride meets key ``s`` of another, so that every token takes part once. See
+XAttention (arXiv 2503.16428), algorithm 1. With ``S = 1`` a cell is one pair of tokens, and the
+estimate becomes the exact attention mass of every block: what the oracles select by.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from method.blocks import BLOCK, num_blocks
+from method.ops.checks import check_qk
+
+REDUCTIONS = ("sum", "max")
+_CHUNK_LOGITS = 1 << 22
+
+
+def stride_lag(q_len: int, k_len: int, stride: int) -> int:
+    """Query stride ``i`` sees the key strides up to ``i`` plus this.
+
+    Query strides are counted from the first query: ``i`` holds queries ``i * S`` onwards, and sees
+    key strides up to the one of its last query, inclusive.
+    """
+    return (k_len - q_len + stride - 1) // stride
+
+
+def antidiagonal_scores(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float,
+    stride: int,
+    reduction: str = "sum",
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """Estimated attention mass of every (query row, key block).
+
+    Every query stride gets a causal softmax over the key strides (inclusive: the newest cell holds
+    a few future pairs, which matters to the selection only). Its probabilities are added up by
+    key block, and the strides of a query row are reduced to one score.
+
+    Args:
+        query: ``[B, Hq, Lq, D]`` after RoPE, any strides.
+        key: ``[B, Hkv, Lk, D]`` after RoPE, KV heads not repeated; ``Lk >= Lq``.
+        scale: factor on the logits, which are divided by ``S`` as well.
+        stride: ``S``, a power of two that divides 128.
+        reduction: "sum" (a full row sums to 128 / S) or "max" over the strides of a query row.
+        chunk_rows: query rows per step, to bound memory; by default about 4 million logits at a
+            time. Has no influence on the result beyond rounding.
+
+    Returns:
+        ``[B, Hq, rows, columns]``, fp32 (fp64 for fp64 inputs), 0 above the diagonal. Query
+        strides past the end contribute nothing; tokens missing from a stride count as zeros.
+
+    Raises:
+        ValueError: shapes or lengths do not fit, or ``reduction`` is unknown.
+        TypeError: dtypes differ.
+    """
+    check_qk(query, key)
+    check_reduction(reduction)
+    batch, heads, q_len, _ = query.shape
+    k_len, per = key.shape[2], BLOCK // stride
+    lag = stride_lag(q_len, k_len, stride)
+    keys = _cells(key, stride, flip=False)
+    rows, reach = num_blocks(q_len), keys.shape[2]
+    if chunk_rows is None:
+        chunk_rows = max(1, _CHUNK_LOGITS // (batch * heads * per * reach))
+    work = keys.dtype
+    scores = query.new_zeros(batch, heads, rows, num_blocks(k_len), dtype=work)
+    for first in range(0, rows, chunk_rows):
+        last = min(first + chunk_rows, rows)
+        cells = _cells(query[:, :, first * BLOCK : last * BLOCK], stride, flip=True)
+        newest = torch.arange(first * per, first * per + cells.shape[2], device=query.device) + lag
+        seen = min(first * per + cells.shape[2] + lag, reach)
+        weights = _weights(cells, keys[:, :, :seen], newest, scale / stride)
+        weights = F.pad(weights, (0, -seen % per, 0, -cells.shape[2] % per))
+        mass = weights.unflatten(3, (-1, per)).sum(-1).unflatten(2, (-1, per))
+        part = mass.sum(3) if reduction == "sum" else mass.amax(3)
+        scores[:, :, first:last, : part.shape[-1]] = part
+    return scores
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ``ValueError`` unless ``reduction`` is known."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is not one of {', '.join(REDUCTIONS)}")
+
+
+def _cells(tensor: Tensor, stride: int, *, flip: bool) -> Tensor:
+    """Tokens of each stride side by side, in reverse if ``flip``: ``[B, H, ceil(L / S), S * D]``."""
+    work = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    padded = F.pad(tensor.to(work), (0, 0, 0, -tensor.shape[2] % stride)).unflatten(2, (-1, stride))
+    return (padded.flip(3) if flip else padded).flatten(3)
+
+
+def _weights(cells: Tensor, keys: Tensor, newest: Tensor, factor: float) -> Tensor:
+    """Causal softmax ``[B, Hq, query strides, key strides]``; ``newest`` is what each may see."""
+    batch, heads, count, width = cells.shape
+    grouped = cells.reshape(batch, keys.shape[1], -1, width)
+    logits = ((grouped @ keys.transpose(-1, -2)) * factor).view(batch, heads, count, -1)
+    future = torch.arange(keys.shape[2], device=keys.device) > newest[:, None]
+    return logits.masked_fill_(future, -torch.inf).softmax(-1)

@@ -1,0 +1,1 @@
+"""Attention over kept blocks: reference, PyTorch, portable Triton, Hopper."""

@@ -1,0 +1,114 @@
+"""Launches the Hopper kernel of :mod:`method.ops.block_sparse.hopper_kernel`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from method.blocks import BLOCK, BlockMask
+from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.checks import check_attention, check_mask
+from method.ops.triton_support import aligned, capability, check_triton, padded_head, unit_stride
+
+LOG2_E = 1.4426950408889634
+ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
+
+
+@dataclass(frozen=True)
+class HopperLaunch:
+    """Launch settings of the Hopper kernel.
+
+    Attributes:
+        stages: key and value blocks in flight.
+        pingpong: consumers take turns, so that one computes its softmax beside the other's products.
+        group_heads: finish the heads of one KV head before the next, for the cache's sake; by default
+            where the keys and values of all heads do not fit into it.
+    """
+
+    stages: int = 2
+    pingpong: bool = True
+    group_heads: bool | None = None
+
+    @property
+    def warps(self) -> int:
+        """Warps of the first consumer, which Triton calls the program's own."""
+        return 4
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers per thread of a consumer and of the producer."""
+        return 240, 24
+
+
+def shared_layout(dim: int) -> gl.NVMMASharedLayout:
+    """Shared-memory layout of a tile of 16-bit elements, ``dim`` to a row."""
+    return gl.NVMMASharedLayout(swizzle_byte_width=min(128, 2 * dim), element_bitwidth=16, rank=4)
+
+
+def block_sparse_hopper(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    *,
+    scale: float,
+    with_lse: bool = False,
+    launch: HopperLaunch | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Exact attention over the kept blocks on a chip of compute capability 9.0.
+
+    Arguments and results as for :func:`method.ops.block_sparse.triton.block_sparse_triton`, but bf16
+    and fp16 only. Tensors whose strides the copy engine cannot use are copied.
+
+    Raises:
+        ValueError: shapes, lengths, devices or head size do not fit, or the chip is another.
+        TypeError: dtypes differ or are not supported.
+    """
+    check_attention(query, key, value, scale)
+    check_mask(query, key, mask)
+    check_triton(query, "block_sparse_hopper")
+    if query.dtype not in ELEMENTS:
+        raise TypeError(f"block_sparse_hopper: {query.dtype} is not supported (bfloat16, float16)")
+    if capability(query.device) != 90:
+        raise ValueError(
+            "block_sparse_hopper needs a chip of compute capability 9.0; use backend=triton"
+        )
+    launch = launch or HopperLaunch()
+    batch, heads, q_len, dim = query.shape
+    group, rows, padded = heads // key.shape[1], mask.rows, padded_head(dim)
+    indices = unit_stride(mask.indices)
+    output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
+    lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
+    tiles = batch * heads * rows
+    device = torch.cuda.get_device_properties(query.device)
+    grouped = launch.group_heads
+    if grouped is None:
+        grouped = (key.numel() + value.numel()) * key.element_size() > device.L2_cache_size
+    programs = min(tiles, device.multi_processor_count)
+    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
+    half = [1, 1, BLOCK // 2, padded]
+    sparse_gluon_kernel[(programs,)](
+        _descriptor(query, half), _descriptor(key, [1, 1, BLOCK, padded]),
+        _descriptor(value, [1, 1, BLOCK, padded]),
+        output, output if lse is None else lse, indices, mask.counts, counter,
+        *output.stride()[:3], *indices.stride()[:3], *mask.counts.stride(),
+        heads, group, rows, q_len, mask.k_len, tiles,
+        group if grouped else batch * heads, scale * LOG2_E,
+        HEAD_DIM=dim, DIM=padded, ROW=BLOCK, STAGES=launch.stages,
+        ALIGNED=(mask.k_len - q_len) % BLOCK == 0, WITH_LSE=with_lse,
+        PINGPONG=launch.pingpong,
+        CONSUMER_REGS=launch.registers[0], PRODUCER_REGS=launch.registers[1],
+        num_warps=launch.warps,
+    )  # fmt: skip
+    return output, lse
+
+
+def _descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:
+    tensor = aligned(tensor)
+    return TensorDescriptor(
+        tensor, list(tensor.shape), list(tensor.stride()), block, shared_layout(block[-1])
+    )

@@ -1,0 +1,65 @@
+"""From a boolean block map to lists of blocks, in Triton: a prefix sum instead of a sort."""
+
+# Kernel arguments are device values, which Python's types do not describe.
+# mypy: disallow-untyped-defs=False
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from method.ops.triton_support import interpreting
+
+
+@triton.jit
+def map_lists_kernel(map_ptr, index_ptr, count_ptr, columns, W: tl.constexpr):
+    """Grid ``(rows of all heads)``: kept columns ascending, then the others ascending."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, W)
+    kept = tl.load(map_ptr + row * columns + at, mask=at < columns, other=0).to(tl.int32)
+    count = tl.sum(kept, 0)
+    ahead = tl.cumsum(kept, 0)
+    place = tl.where(kept != 0, ahead - 1, count + at - ahead)
+    tl.store(index_ptr + row * columns + place, at, mask=at < columns)
+    tl.store(count_ptr + row, count)
+
+
+def map_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What :meth:`method.blocks.BlockMask.from_map` holds, on the GPU.
+
+    Args:
+        keep: bool ``[B, Hq, rows, columns]``.
+
+    Returns:
+        int32 indices ``[B, Hq, rows, columns]`` and counts ``[B, Hq, rows]``.
+
+    Raises:
+        ValueError: the map is not on a GPU.
+    """
+    check_gpu(keep, "map_lists")
+    keep = keep.contiguous()
+    columns = keep.shape[-1]
+    indices = torch.empty(keep.shape, dtype=torch.int32, device=keep.device)
+    counts = torch.empty(keep.shape[:-1], dtype=torch.int32, device=keep.device)
+    width = triton.next_power_of_2(columns)
+    map_lists_kernel[(counts.numel(),)](
+        keep.view(torch.uint8),
+        indices,
+        counts,
+        columns,
+        W=width,
+        num_warps=list_warps(width),
+    )
+    return indices, counts
+
+
+def list_warps(width: int) -> int:
+    """Warps of a program that makes a list of ``width`` columns."""
+    return min(8, max(1, width // 512))
+
+
+def check_gpu(tensor: Tensor, what: str) -> None:
+    """Raise ``ValueError`` unless Triton can run on the tensor's device."""
+    if not tensor.is_cuda and not interpreting():
+        raise ValueError(f"{what} needs a CUDA tensor, or TRITON_INTERPRET=1")

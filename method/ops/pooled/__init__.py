@@ -1,0 +1,1 @@
+"""Block means and the attention between them."""

@@ -1,0 +1,47 @@
+"""Launches the Hopper kernel of :mod:`method.ops.rr_scores.hopper_kernel`."""
+
+from __future__ import annotations
+
+import torch
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from method.blocks import BLOCK
+from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
+from method.ops.rr_scores.problem import Estimate
+from method.ops.triton_support import padded_head
+
+SAMPLES = 256
+KEYS = 128
+STAGES = 4
+REGISTERS = (112, 24)
+"""Registers per thread of a consumer and of the producer."""
+
+
+def keys_layout(dim: int) -> gl.NVMMASharedLayout:
+    """Shared-memory layout of a chunk of pooled 16-bit keys, ``dim`` to a row."""
+    return gl.NVMMASharedLayout(swizzle_byte_width=min(128, 2 * dim), element_bitwidth=16, rank=3)
+
+
+def run_hopper(estimate: Estimate) -> None:
+    """Fill in the scores of an estimate, on a chip of compute capability 9.0; bf16 and fp16."""
+    query = estimate.query
+    dim = query.shape[3]
+    pooled = estimate.pooled.flatten(0, 1)
+    padded = padded_head(dim)
+    keys = TensorDescriptor(
+        pooled, list(pooled.shape), list(pooled.stride()), [1, KEYS, padded], keys_layout(padded)
+    )
+    units = torch.cuda.get_device_properties(query.device).multi_processor_count
+    sizes = estimate.sizes(SAMPLES)
+    programs = min(sizes[0] * sizes[-1], units)
+    scratch, room = estimate.scratch(programs, SAMPLES, KEYS)
+    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
+    block_scores_gluon_kernel[(programs,)](
+        query, keys, estimate.scores, scratch, estimate.starts, counter, *query.stride()[:3],
+        *sizes, room, estimate.factor,
+        HEAD_DIM=dim, DIM=padded, STRIDE=estimate.stride, PER=BLOCK // estimate.stride,
+        SAMPLES=SAMPLES, KEYS=KEYS, STAGES=STAGES,
+        CONSUMER_REGS=REGISTERS[0], PRODUCER_REGS=REGISTERS[1],
+        num_warps=4,
+    )  # fmt: skip

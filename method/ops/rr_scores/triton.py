@@ -1,0 +1,230 @@
+"""RRAttention's estimate of block importance in Triton, with one matrix product.
+
+A softmax needs the sum over a whole row before any of its parts can be added to those of another row.
+Rather than multiply twice, a program leaves every chunk's block sums in a scratch buffer of its own,
+relative to the chunk's maximum, and weighs and adds them once the row is through. Programs take tiles
+of 128 samples in turns and use their buffer over and over, so that it stays in the cache; no logits
+are ever written.
+:mod:`method.ops.rr_scores.torch` is the readable twin and explains the rule,
+:mod:`method.ops.rr_scores.hopper_kernel` the same for Hopper.
+"""
+
+# Kernel arguments are device values, which Python's types do not describe.
+# mypy: disallow-untyped-defs=False
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from method.blocks import BLOCK, num_blocks
+from method.ops.checks import check_qk
+from method.ops.rr_scores.key_sums import pool_keys_triton
+from method.ops.rr_scores.problem import Estimate
+from method.ops.rr_scores.torch import sample_starts
+from method.ops.triton_support import (
+    Launch,
+    capability,
+    check_triton,
+    launch_for,
+    padded_head,
+    unit_stride,
+)
+
+SAMPLES = 128
+
+
+@triton.jit
+def _chunk_logits(
+    q, keys, start, strides, sample_stride,
+    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Products of a tile of samples with ``BLOCK_N`` pooled keys; the future is -inf."""
+    dims = tl.arange(0, PADDED)
+    at = start + tl.arange(0, BLOCK_N)
+    ptrs = keys + at.to(tl.int64)[None, :] * HEAD_DIM + dims[:, None]
+    if MASKED:
+        k = tl.load(ptrs, mask=(at < strides)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
+    elif PADDED != HEAD_DIM:
+        k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+    else:
+        k = tl.load(ptrs)
+    logits = tl.dot(q, k, input_precision=PRECISION)
+    if MASKED:
+        seen = (at[None, :] <= sample_stride[:, None]) & (at < strides)[None, :]
+        logits = tl.where(seen, logits, float("-inf"))
+    return logits
+
+
+@triton.jit
+def _block_sums(
+    logits, peak, norm, factor, sums_at, peaks_at,
+    PER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Sums by key block of a chunk's weights, left in scratch; the row's running peak and sum."""
+    BLOCKS: tl.constexpr = BLOCK_N // PER
+    # One maximum for the chunk: what underflows beside it weighs less than 2^-126 of the row.
+    top = tl.max(logits, 1) * factor
+    base = top
+    if MASKED:
+        base = tl.where(top == float("-inf"), 0.0, top)
+    weights = tl.exp2(logits * factor - base[:, None])
+    sums = tl.sum(tl.reshape(weights, (BLOCK_M, BLOCKS, PER)), 2)
+    # Stride 0 is visible to every sample, so the peak is finite from the first chunk on.
+    new_peak = tl.maximum(peak, top)
+    norm = norm * tl.exp2(peak - new_peak) + tl.sum(sums, 1) * tl.exp2(top - new_peak)
+    row = tl.arange(0, BLOCK_M)
+    tl.store(sums_at + row[:, None] * BLOCKS + tl.arange(0, BLOCKS)[None, :], sums)
+    tl.store(peaks_at + row, top)
+    return new_peak, norm
+
+
+@triton.jit
+def block_scores_kernel(
+    q_ptr, pooled_ptr, starts_ptr, scratch_ptr, scores_ptr, stride_qb, stride_qh, stride_ql,
+    members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
+    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Any 1-D grid: programs take the ``members * tiles`` tiles in turns, the longest first.
+
+    ``PER = 128 / S``; ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks of ``BLOCK_N`` strides
+    fit into a program's scratch, which holds their block sums and behind them their maxima.
+    """
+    BLOCKS: tl.constexpr = BLOCK_N // PER
+    dims = tl.arange(0, PADDED)
+    sums_at = scratch_ptr + tl.program_id(0).to(tl.int64) * chunk_room * BLOCK_M * (BLOCKS + 1)
+    peaks_at = sums_at + chunk_room * (BLOCK_M * BLOCKS)
+    for index in range(tl.program_id(0), members * tiles, tl.num_programs(0)):
+        member, tile = index % members, tiles - 1 - index // members
+        item = (member // heads).to(tl.int64)
+        head = (member % heads).to(tl.int64)
+        head_start = tl.load(starts_ptr + head).to(tl.int32)
+        token = (tile * BLOCK_M + tl.arange(0, BLOCK_M)) * STRIDE + head_start
+        sample_stride = (token + shift) // STRIDE
+        real = token < q_len
+        q_ptrs = q_ptr + item * stride_qb + head * stride_qh
+        q_ptrs += token.to(tl.int64)[:, None] * stride_ql + dims[None, :]
+        q = tl.load(q_ptrs, mask=real[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
+        keys = pooled_ptr + (item * (heads // group) + head // group) * strides * HEAD_DIM
+        # Strides that some token of the tile's query rows can see.
+        reach = tl.minimum(((tile + 1) * BLOCK_M * STRIDE - 1 + shift) // STRIDE + 1, strides)
+        interior = tl.minimum(tl.min(sample_stride, 0) + 1, strides) // BLOCK_N * BLOCK_N
+        peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        norm = tl.zeros([BLOCK_M], tl.float32)
+        for start in range(0, interior, BLOCK_N):
+            logits = _chunk_logits(
+                q, keys, start, strides, sample_stride, HEAD_DIM, PADDED, BLOCK_N, False, PRECISION
+            )
+            chunk = start // BLOCK_N
+            peak, norm = _block_sums(
+                logits, peak, norm, factor, sums_at + chunk * BLOCK_M * BLOCKS,
+                peaks_at + chunk * BLOCK_M, PER, BLOCK_M, BLOCK_N, False,
+            )  # fmt: skip
+        for start in range(interior, reach, BLOCK_N):
+            logits = _chunk_logits(
+                q, keys, start, strides, sample_stride, HEAD_DIM, PADDED, BLOCK_N, True, PRECISION
+            )
+            chunk = start // BLOCK_N
+            peak, norm = _block_sums(
+                logits, peak, norm, factor, sums_at + chunk * BLOCK_M * BLOCKS,
+                peaks_at + chunk * BLOCK_M, PER, BLOCK_M, BLOCK_N, True,
+            )  # fmt: skip
+        # What some threads of this program wrote, others read.
+        tl.debug_barrier()
+        share = tl.where(real, 1.0 / norm, 0.0)
+        row = tile * (BLOCK_M // PER) + tl.arange(0, BLOCK_M // PER)
+        out = scores_ptr + (member.to(tl.int64) * rows + row.to(tl.int64)) * columns
+        # What lies behind the chunks that the tile can see becomes 0.
+        for chunk in range(0, (columns + BLOCKS - 1) // BLOCKS):
+            live = chunk * BLOCK_N < reach
+            at = tl.arange(0, BLOCK_M)
+            top = tl.load(peaks_at + chunk * BLOCK_M + at, mask=live, other=float("-inf"))
+            weight = tl.exp2(top - peak) * share
+            column = tl.arange(0, BLOCKS)
+            sums_ptrs = sums_at + (chunk * BLOCK_M + at[:, None]) * BLOCKS + column[None, :]
+            sums = tl.load(sums_ptrs, mask=live, other=0.0)
+            mass = tl.reshape(sums * weight[:, None], (BLOCK_M // PER, PER, BLOCKS))
+            column += chunk * BLOCKS
+            inside = (row < rows)[:, None] & (column < columns)[None, :]
+            tl.store(out[:, None] + column[None, :], tl.sum(mass, 1), mask=inside)
+        tl.debug_barrier()
+
+
+def block_scores_triton(
+    query: Tensor,
+    key: Tensor,
+    *,
+    scale: float,
+    stride: int,
+    offset: str | int = "head",
+    layer: int = 0,
+    key_sum_dtype: str = "float32",
+    launch: Launch | None = None,
+    hopper: bool | None = None,
+) -> Tensor:
+    """Estimated attention mass of every (query row, key block), on the GPU.
+
+    Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores`, for bf16,
+    fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's within about 1 part in
+    10^4.
+
+    Args:
+        query: ``[B, Hq, Lq, D]``.
+        key: ``[B, Hkv, Lk, D]``.
+        scale: factor on the logits.
+        stride: ``S``.
+        offset: which query of a stride is sampled.
+        layer: index of the decoder layer.
+        key_sum_dtype: "float32" or "input".
+        launch: settings of the portable kernel instead of the chip's own; for tuning.
+        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs.
+
+    Returns:
+        fp32 ``[B, Hq, rows, columns]``.
+    """
+    check_qk(query, key)
+    check_triton(query, "block_scores_triton")
+    query = unit_stride(query)
+    batch, heads, q_len, _ = query.shape
+    shift = key.shape[2] - q_len
+    rows, columns = num_blocks(q_len), num_blocks(key.shape[2])
+    starts = sample_starts(heads, stride, shift, offset, query.device, layer)
+    estimate = Estimate(
+        query,
+        pool_keys_triton(key, stride, key_sum_dtype),
+        starts,
+        query.new_empty(batch, heads, rows, columns, dtype=torch.float32),
+        shift,
+        stride,
+        scale,
+    )
+    if hopper is None:
+        hopper = capability(query.device) == 90 and query.dtype != torch.float32 and launch is None
+    if hopper:
+        # Imported here so that other chips need no Gluon.
+        from method.ops.rr_scores.hopper import run_hopper
+
+        run_hopper(estimate)
+    else:
+        _run_portable(estimate, launch)
+    return estimate.scores
+
+
+def _run_portable(estimate: Estimate, launch: Launch | None) -> None:
+    query = estimate.query
+    launch = launch or launch_for("estimate", capability(query.device), query.shape[3], query.dtype)
+    sizes = estimate.sizes(SAMPLES)
+    units = torch.cuda.get_device_properties(query.device).multi_processor_count if query.is_cuda else 2
+    programs = min(sizes[0] * sizes[-1], 2 * units)
+    scratch, room = estimate.scratch(programs, SAMPLES, launch.block_n)
+    block_scores_kernel[(programs,)](
+        query, estimate.pooled, estimate.starts, scratch, estimate.scores, *query.stride()[:3],
+        *sizes, room, estimate.factor,
+        HEAD_DIM=query.shape[3], PADDED=padded_head(query.shape[3]), STRIDE=estimate.stride,
+        PER=BLOCK // estimate.stride, BLOCK_M=SAMPLES, BLOCK_N=launch.block_n,
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=launch.max_registers,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Top-τ selection: the blocks that hold a share of a row's mass."""

@@ -1,0 +1,164 @@
+"""Top-τ selection in Triton: from block scores to the lists of kept blocks, without sorting.
+
+One program takes one query row of one head. Sorting is replaced by a search for the lowest score
+that is still kept: scores are non-negative, so their bits order as integers, and halving the range
+of bit patterns finds it exactly in at most 31 sums. The list is emitted by a prefix sum.
+:mod:`method.ops.top_p.torch` is the readable twin and explains the two rules.
+"""
+
+# Kernel arguments are device values, which Python's types do not describe.
+# mypy: disallow-untyped-defs=False
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from method.blocks import BLOCK, BlockMask, check_lengths, num_blocks
+from method.keep import KeepPolicy
+from method.ops.triton_support import interpreting
+
+LANE_SCORES = 16
+"""Scores one lane of a warp holds in registers."""
+
+_NARROWEST = 256
+"""Columns of the narrowest kernel; rows that see more go to one of twice the width, and so on."""
+
+
+@triton.jit
+def _top(mass, live, kept, share, W: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr):
+    """Blocks of one row that hold ``share`` of its mass; see :func:`method.ops.top_p.torch.legacy`.
+
+    ``mass`` is fp32 ``[W]``, ``live`` the visible blocks, ``kept`` those that are always kept.
+    """
+    exact = tl.where(live, mass, 0.0).to(WORK)
+    need = share.to(WORK) * tl.sum(exact, 0)
+    ranked = live
+    if LEGACY:
+        need -= tl.sum(tl.where(kept, exact, 0.0), 0)
+        ranked = live & (kept == 0)
+    bits = tl.where(ranked, mass.to(tl.int32, bitcast=True), -1)
+    amount = tl.where(ranked, exact, 0.0)
+    # The lowest bit pattern above which less than `need` lies. Above the highest lies nothing.
+    high = tl.maximum(tl.max(bits, 0), 0)
+    # Were all scores at most `floor`, leaving them out would cost half of what may be left out.
+    floor = ((tl.sum(amount, 0) - need) * (0.5 / W)).to(tl.float32)
+    low = tl.where(floor > 0, floor.to(tl.int32, bitcast=True), 0)
+    low = tl.minimum(low, high)
+    while low < high:
+        middle = low + (high - low) // 2
+        above = tl.sum(tl.where(bits > middle, amount, 0.0), 0)
+        enough = above < need
+        high = tl.where(enough, middle, high)
+        low = tl.where(enough, low, middle + 1)
+    above = tl.sum(tl.where(bits > low, amount, 0.0), 0)
+    level = bits == low
+    # Among equals the earlier block comes first.
+    order = tl.cumsum(level.to(tl.int32), 0) - 1
+    value = tl.max(tl.where(level, exact, 0.0), 0)
+    before = tl.where(level, above + order.to(WORK) * value, 0.0)
+    return (bits >= low) & (before < need)
+
+
+@triton.jit
+def select_kernel(
+    scores_ptr, share_ptr, index_ptr, count_ptr, first, heads, q_len, k_len, rows, columns,
+    W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr,
+    SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
+):  # fmt: skip
+    """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
+
+    None of these rows sees more than ``W`` columns.
+    """
+    row = first + tl.num_programs(0) - 1 - tl.program_id(0)
+    member = tl.program_id(1)
+    at = tl.arange(0, W)
+    newest = (tl.minimum((row + 1) * ROW, q_len) - 1 + k_len - q_len) // ROW
+    live = at <= newest
+    out = member.to(tl.int64) * rows + row
+    line = scores_ptr + out * columns
+    mass = tl.load(line + at, mask=live, other=0.0)
+    share = tl.load(share_ptr + member % heads)
+    kept = at < 0
+    if SINK:
+        kept = at == 0
+    if DIAGONAL:
+        kept = kept | (at == newest)
+    # Blocks from here on are kept whatever their score.
+    everything = tl.where(share >= 1.0, 0, W)
+    if LAST_ROW:
+        everything = tl.where(row == rows - 1, 0, everything)
+    chosen = _top(mass, live, kept, share, W, WORK, LEGACY) | kept | (at >= everything)
+    chosen = chosen & live
+    place = tl.cumsum(chosen.to(tl.int32), 0) - 1
+    tl.store(index_ptr + out * columns + place, at, mask=chosen)
+    tl.store(count_ptr + out, tl.sum(chosen.to(tl.int32), 0))
+
+
+def widths(rows: int, columns: int, shift: int) -> list[tuple[int, int, int]]:
+    """Width of the kernel, first row and end of each launch, the widest first."""
+    parts = []
+    width, first = min(_NARROWEST, max(16, triton.next_power_of_2(columns))), 0
+    while first < rows:
+        end = rows if width >= columns else min(rows, max(first, width - -(-shift // BLOCK)))
+        if end > first:
+            parts.append((width, first, end))
+        width, first = 2 * width, end
+    return parts[::-1]
+
+
+def shares(tau: float | Sequence[float], heads: int, device: torch.device) -> Tensor:
+    """``tau`` as fp64 ``[Hq]`` on the device; without waiting for it if it is one number."""
+    if isinstance(tau, int | float):
+        return torch.full((heads,), float(tau), dtype=torch.float64, device=device)
+    return torch.tensor(list(tau), dtype=torch.float64, device=device)
+
+
+def select_blocks_triton(
+    scores: Tensor,
+    q_len: int,
+    k_len: int,
+    *,
+    tau: float | Sequence[float],
+    selector: str,
+    keep: KeepPolicy,
+) -> BlockMask:
+    """Top-τ selection on the GPU: the mask of :func:`method.ops.top_p.torch.select_blocks`.
+
+    Sums are taken in fp64, in another order than the twin's: a block can differ only where the mass
+    before it meets the share to within fp64 rounding (about 1 part in 10^15).
+
+    Args:
+        scores: fp32 ``[B, Hq, rows, columns]``, contiguous, non-negative; what lies above the
+            diagonal is not read.
+        q_len: query tokens.
+        k_len: key tokens.
+        tau: share of the mass, one number or one for each head.
+        selector: "legacy" or "top_p".
+        keep: blocks that are always kept.
+
+    Raises:
+        ValueError: scores are not fp32, not contiguous, or for other lengths; or not on a GPU.
+    """
+    batch, heads, rows, columns = scores.shape
+    if (rows, columns) != (num_blocks(q_len), num_blocks(k_len)):
+        raise ValueError(f"scores {tuple(scores.shape)} do not fit q_len={q_len}, k_len={k_len}")
+    if scores.dtype != torch.float32 or not scores.is_contiguous():
+        raise ValueError(f"select_blocks_triton needs contiguous float32 scores, got {scores.dtype}")
+    if not scores.is_cuda and not interpreting():
+        raise ValueError("select_blocks_triton needs CUDA tensors, or TRITON_INTERPRET=1")
+    check_lengths(q_len, k_len)
+    indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
+    share = shares(tau, heads, scores.device)
+    for width, first, end in widths(rows, columns, k_len - q_len):
+        select_kernel[(end - first, batch * heads)](
+            scores, share, indices, counts, first, heads, q_len, k_len, rows, columns,
+            W=width, ROW=BLOCK, WORK=tl.float64, LEGACY=selector == "legacy",
+            SINK=keep.sink, DIAGONAL=keep.diagonal, LAST_ROW=keep.last_row,
+            num_warps=max(1, width // (32 * LANE_SCORES)),
+        )  # fmt: skip
+    return BlockMask(indices, counts, q_len, k_len)

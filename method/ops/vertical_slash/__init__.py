@@ -1,0 +1,1 @@
+"""Vertical and slash lines: profiles, selection, lists, and attention over single keys."""

@@ -1,0 +1,1 @@
+"""What a run is told: the settings' schema, the registry of methods and tasks, the command line."""

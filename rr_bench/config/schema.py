@@ -1,0 +1,268 @@
+"""The settings of a run as a checked schema.
+
+Hydra composes the YAML files; what comes out is compared with the dataclasses here, so that a
+misspelt key or a wrong type fails before anything is loaded, with the nearest valid key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rr_bench.config.latency import LEVELS, LatencySettings
+from rr_bench.tasks.settings import CHAT, CLINIC_SPLITS
+
+BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
+LISTS = ("methods", "tasks", "lengths")
+VERBS = ("run", "calibrate", "search", "latency")
+WANDB_MODES = ("disabled", "offline", "online")
+KEEP_NAMES = ("paper", "equal", "none")
+KEEP_FIELDS = ("sink", "diagonal", "last_row")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and the remedy."""
+
+
+@dataclass
+class ModelSettings:
+    """Group ``model``.
+
+    Attributes:
+        path: checkpoint folder, or hub id.
+        name: name in tables; default: the folder's name.
+        trust_remote_code: run model code that comes with the checkpoint.
+        allow_extrapolation: run lengths beyond the model's positions.
+        rope: RoPE settings laid over the checkpoint's own, such as YaRN's; ``None`` changes nothing.
+    """
+
+    path: str = MISSING
+    name: str | None = None
+    trust_remote_code: bool = False
+    allow_extrapolation: bool = False
+    rope: Any = None
+
+
+@dataclass
+class DataSettings:
+    """Group ``data``: where task rows come from.
+
+    Attributes:
+        helmet_dir: HELMET's unpacked data; ``None`` generates the rows offline.
+        haystack: text file for ``niah_mv``; ``None`` draws sentences from a grammar.
+        strict_truncation: cut an over-long HELMET prompt until it fits instead of once.
+        chat: chat template where HELMET uses one: ``auto``, ``always`` or ``never``.
+        clinic_split: CLINC150 split that is scored, ``validation`` (HELMET) or ``test``.
+        document_floor: Llama-2 tokens a story must have; ``None``: HELMET's own floors.
+        llama2_tokenizer: tokenizer that cuts stories; ``None``: the one in ``helmet_dir``.
+        hub_dir: local copies of the sets HELMET takes from the hub; ``None``: in ``helmet_dir``.
+        hub: fetch such a set from the hub when there is no copy.
+    """
+
+    helmet_dir: str | None = None
+    haystack: str | None = None
+    strict_truncation: bool = False
+    chat: str = "auto"
+    clinic_split: str = "validation"
+    document_floor: int | None = None
+    llama2_tokenizer: str | None = None
+    hub_dir: str | None = None
+    hub: bool = False
+
+    @property
+    def source(self) -> str:
+        """``helmet`` or ``generated``."""
+        return "generated" if self.helmet_dir is None else "helmet"
+
+
+@dataclass
+class WandbSettings:
+    """Group ``wandb``: optional logging to Weights & Biases.
+
+    Attributes:
+        mode: disabled, offline (files only, no network) or online.
+        project: project that the run is filed under.
+    """
+
+    mode: str = "disabled"
+    project: str = "rr_bench"
+
+
+@dataclass
+class RunSettings:
+    """Everything one run needs; ``conf/config.yaml`` explains each key."""
+
+    out: str = MISSING
+    model: ModelSettings = field(default_factory=ModelSettings)
+    methods: list[Any] = MISSING
+    tasks: list[str] = MISSING
+    lengths: list[int] = MISSING
+    samples: int = MISSING
+    keep: Any = "paper"
+    backend: str = "auto"
+    dense_below: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    seed: int = 42
+    newline_stop: Any = "auto"
+    data: DataSettings = field(default_factory=DataSettings)
+    verb: str = "run"
+    target_density: float | None = None
+    slice: str | None = None
+    wandb: WandbSettings = field(default_factory=WandbSettings)
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    dry_run: bool = False
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the closest valid name, and all of them."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}(valid: {', '.join(names)})"
+
+
+def known_keys(schema: type = RunSettings, prefix: str = "") -> list[str]:
+    """All keys of the schema in dotted form, nested ones included."""
+    keys = []
+    for item in fields(schema):
+        keys.append(prefix + item.name)
+        nested = item.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            keys += known_keys(nested, f"{prefix}{item.name}.")
+    return keys
+
+
+def read_settings(config: DictConfig | Mapping[str, Any]) -> RunSettings:
+    """Check a composed config and turn it into :class:`RunSettings`.
+
+    Raises:
+        ConfigError: an unknown key, a missing value, a wrong type or an impossible value.
+    """
+    composed = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    if not isinstance(plain, dict):
+        raise ConfigError("the config must be a mapping of settings")
+    _check_keys(plain, known_keys(), "")
+    for name in LISTS:
+        value = plain.get(name, MISSING)
+        if value != MISSING and not isinstance(value, list):
+            raise ConfigError(f"{name}={value} must be a list: {name}=[{value}]")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunSettings), plain)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=<value>")
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {reason}" if key else reason) from error
+    if not isinstance(settings, RunSettings):
+        raise ConfigError("the config does not make up a run")
+    _check_values(settings)
+    return settings
+
+
+def _check_keys(plain: Mapping[Any, Any], keys: list[str], prefix: str) -> None:
+    """Compare nested keys with the schema; lists and free-form values are left to their readers."""
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if key not in keys:
+            raise ConfigError(f"unknown setting {key!r}: {nearest(key, keys)}")
+        if isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in keys):
+            _check_keys(value, keys, f"{key}.")
+
+
+def _check_values(settings: RunSettings) -> None:
+    """Impossible values that no later stage could name as well."""
+    for name in LISTS:
+        values = getattr(settings, name)
+        if not values:
+            raise ConfigError(f"{name} is empty: nothing to run")
+        if len({str(value) for value in values}) != len(values):
+            raise ConfigError(f"{name}={values} lists something twice")
+    if settings.samples < 1:
+        raise ConfigError(f"samples={settings.samples}: at least 1 is needed")
+    if any(length < 1 for length in settings.lengths):
+        raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
+    if settings.backend not in BACKENDS:
+        raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
+    if settings.dense_below < 0:
+        raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
+    if settings.verb not in VERBS:
+        raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
+    if settings.slice is not None:
+        parse_slice(settings.slice)
+    if settings.wandb.mode not in WANDB_MODES:
+        raise ConfigError(
+            f"wandb.mode={settings.wandb.mode}: {nearest(settings.wandb.mode, WANDB_MODES)}"
+        )
+    target = settings.target_density
+    if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
+        raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
+    rope = settings.model.rope
+    if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
+        raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
+    if settings.newline_stop not in (True, False, "auto"):
+        raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
+    for name, choices in (("chat", CHAT), ("clinic_split", CLINIC_SPLITS)):
+        value = getattr(settings.data, name)
+        if value not in choices:
+            raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
+    check_keep(settings.keep)
+    _check_latency(settings.latency)
+
+
+def _check_latency(latency: LatencySettings) -> None:
+    for level in latency.levels:
+        if level not in LEVELS:
+            raise ConfigError(f"latency.levels: unknown level {level!r}: {nearest(level, LEVELS)}")
+    for name in ("levels", "densities", "replay"):
+        values = getattr(latency, name)
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(f"latency.{name}={values} is empty or lists something twice")
+    for name in ("densities", "replay"):
+        values = getattr(latency, name)
+        if not all(0 < density <= 1 for density in values):
+            raise ConfigError(f"latency.{name}={values}: shares above 0, at most 1")
+    if latency.calls < 1 or latency.budget_ms <= 0:
+        raise ConfigError("latency.calls and latency.budget_ms must be above 0")
+    limits = latency.budget_s
+    for level, limit in limits.items() if isinstance(limits, Mapping) else [("budget_s", limits)]:
+        if isinstance(limits, Mapping) and level not in LEVELS:
+            raise ConfigError(f"latency.budget_s: unknown level {level!r}: {nearest(level, LEVELS)}")
+        if limit is not None and not isinstance(limit, int | float):
+            raise ConfigError(f"latency.budget_s={limits}: seconds, one number or one for each level")
+
+
+def parse_slice(text: str) -> tuple[int, int]:
+    """``i/n`` as two numbers, 1 <= i <= n.
+
+    Raises:
+        ConfigError: the text is nothing of the kind.
+    """
+    index, _, count = text.partition("/")
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise ConfigError(f"slice={text}: i/n with i from 1 to n, such as slice=2/8")
+
+
+def check_keep(keep: Any) -> None:
+    """Accept a policy's name, or a mapping of its three switches."""
+    if isinstance(keep, Mapping):
+        for name, value in keep.items():
+            if name not in KEEP_FIELDS:
+                raise ConfigError(f"keep.{name} is unknown: {nearest(str(name), KEEP_FIELDS)}")
+            if not isinstance(value, bool):
+                raise ConfigError(f"keep.{name}={value}: true or false")
+    elif keep not in KEEP_NAMES:
+        raise ConfigError(f"keep={keep}: {nearest(str(keep), KEEP_NAMES)}, or a mapping of switches")

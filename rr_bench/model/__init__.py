@@ -1,0 +1,1 @@
+"""A language model with a sparse prefill: loading, attention hook, recorder, lm-eval interface."""

@@ -1,0 +1,241 @@
+"""lm-eval's Hugging Face model around a sparse prefill, one request at a time.
+
+Generation follows HELMET: the decoder body prefills every prompt token but the last under the
+method, and ``generate`` then works from that cache, so the last prompt token and all new tokens see
+dense attention. Log-likelihoods that are nested in one text (``recall_prefill``) are read from one
+single prefill with logits at the answers' positions only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, groupby
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
+from lm_eval.models.utils_hf import stop_sequences_criteria
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from method.attention import SparsePrefill
+from rr_bench.model.hook import sparse_prefill
+from rr_bench.model.recorder import RequestStats
+from rr_bench.model.shared_prefill import Passage, plan_passages
+
+NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+class OutOfMemory(RuntimeError):
+    """A prompt did not fit in memory."""
+
+
+class SparseHFLM(HFLM):
+    """A ready model and tokenizer behind lm-eval's interface, with a method in its prefill.
+
+    Args:
+        model: causal language model in evaluation mode, already on its device.
+        tokenizer: its tokenizer.
+        prefill: method, keep policy and back end; may be replaced between requests.
+        max_length: tokens a prompt and its answer may have; default: what the config says. Longer
+            inputs raise, nothing is ever cut.
+        newline_stop: end generation at a newline token (HELMET's ``stop_new_line``).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prefill: SparsePrefill,
+        *,
+        max_length: int | None = None,
+        newline_stop: bool = False,
+    ) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length)
+        self.prefill = prefill
+        self.newline_stop = newline_stop
+        self.stats: dict[tuple[str, int], RequestStats] = {}
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Greedy continuations, in the order of the requests.
+
+        Raises:
+            ValueError: a prompt with its generation budget exceeds ``max_length``, or the task asks
+                for something other than greedy decoding.
+            OutOfMemory: a prompt did not fit in memory.
+        """
+        outputs = []
+        for request in tqdm(requests, desc="generate", disable=disable_tqdm):
+            prompt, settings = request.args
+            stats = self.stats[_key(request)] = RequestStats()
+            outputs.append(self._generate(prompt, dict(settings), stats))
+        return outputs
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Log-probability and greedy match of each continuation, in the order of the requests.
+
+        Requests of one document whose texts are prefixes of one another share one forward pass; the
+        answers are those of separate passes, because every context lies wholly before its
+        continuation.
+
+        Raises:
+            ValueError: a text exceeds ``max_length``.
+            OutOfMemory: a text did not fit in memory.
+        """
+        answers: list[tuple[float, bool]] = []
+        documents = [list(group) for _, group in groupby(requests, key=_key)]
+        for document in tqdm(documents, desc="loglikelihood", disable=disable_tqdm):
+            stats = self.stats[_key(document[0])] = RequestStats()
+            found: dict[int, tuple[float, bool]] = {}
+            for passage in plan_passages([request.args for request in document], self):
+                found |= self._score(passage, stats)
+            answers += [found[i] for i in range(len(document))]
+        return answers
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Not offered: perplexity of windows has no long prompt to prefill."""
+        raise NotImplementedError("SparseHFLM runs generate_until and loglikelihood tasks only")
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """Token ids as :meth:`tok_encode` gives them, with each token's ``[start, end)`` in ``text``.
+
+        Special tokens get ``(-1, -1)``. ``None`` if the tokenizer cannot tell.
+        """
+        if not self.tokenizer.is_fast:
+            return None
+        bos = has_bos_prefix(text, self.tokenizer.decode(self.prefix_token_id))
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=not bos,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+        )
+        spans = [
+            (-1, -1) if special else (int(span[0]), int(span[1]))
+            for span, special in zip(
+                encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
+            )
+        ]
+        return encoded["input_ids"], spans
+
+    @torch.no_grad()
+    def _generate(self, prompt: str, settings: dict[str, Any], stats: RequestStats) -> str:
+        until, new_tokens = _greedy_settings(settings, self.max_gen_toks)
+        ids = self._tensor(self.tok_encode(prompt), room=new_tokens)
+        stats.input_tokens = ids.shape[1]
+        cache = DynamicCache(config=self.model.config)
+        with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
+            start = self._now()
+            if ids.shape[1] > 1:
+                self.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+            prefilled = self._now()
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                max_new_tokens=new_tokens,
+                eos_token_id=self.stop_ids() or None,
+                pad_token_id=self.tokenizer.pad_token_id,
+                stopping_criteria=stop_sequences_criteria(self.tokenizer, until, ids.shape[1], 1),
+                **GREEDY,
+            )
+            stats.decode_s += self._now() - prefilled
+            stats.add_pass(recorder, prefilled - start)
+        text = self.tok_decode(output[0, ids.shape[1] :].tolist())
+        return postprocess_generated_text(text, stop=until, think_end_token=None)
+
+    @torch.no_grad()
+    def _score(self, passage: Passage, stats: RequestStats) -> dict[int, tuple[float, bool]]:
+        """One forward pass; every answer of the passage from the logits just before its tokens."""
+        ids = self._tensor(passage.ids[:-1], room=0)
+        spans = [(start, end) for _, start, end in passage.answers]
+        before = list(chain.from_iterable(range(start - 1, end - 1) for start, end in spans))
+        targets = [passage.ids[i + 1] for i in before]
+        stats.input_tokens = max(stats.input_tokens, len(passage.ids))
+        with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
+            start = self._now()
+            logits = self.model(
+                input_ids=ids,
+                use_cache=False,
+                logits_to_keep=torch.tensor(before, device=ids.device),
+            ).logits[0]
+            gold = torch.tensor(targets, device=ids.device)
+            log_probs = (
+                torch.log_softmax(logits.float(), dim=-1).gather(1, gold[:, None])[:, 0].tolist()
+            )
+            hits = (logits.argmax(-1) == gold).tolist()
+            stats.add_pass(recorder, self._now() - start)
+        answers, at = {}, 0
+        for index, start_token, end_token in passage.answers:
+            stop = at + end_token - start_token
+            answers[index] = (sum(log_probs[at:stop]), all(hits[at:stop]))
+            at = stop
+        return answers
+
+    def stop_ids(self) -> list[int]:
+        """Ids that end generation: the checkpoint's own, and newline tokens if asked for."""
+        own = self.model.generation_config.eos_token_id
+        own = self.tokenizer.eos_token_id if own is None else own
+        ids = set(own if isinstance(own, list) else [] if own is None else [own])
+        if self.newline_stop:
+            vocabulary = self.tokenizer.get_vocab()
+            ids |= {vocabulary[token] for token in NEWLINE_TOKENS if token in vocabulary}
+        return sorted(ids)
+
+    def _tensor(self, ids: Sequence[int], room: int) -> Tensor:
+        """Ids on the device, ``[1, L]``, once they are known to fit."""
+        if len(ids) + room > self.max_length:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and may get {room} more, but the model takes "
+                f"{self.max_length}: lower `lengths`, or set model.allow_extrapolation=true"
+            )
+        return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def _guard(self, tokens: int) -> Iterator[None]:
+        """Turn an allocator's failure into one clear error."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if not short and "can't allocate memory" not in str(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        else:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"a prompt of {tokens} tokens does not fit in {self.device} memory ({reason})"
+        )
+
+
+def _key(request: Instance) -> tuple[str, int]:
+    return str(request.task_name), int(request.doc_id or 0)
+
+
+def _greedy_settings(settings: dict[str, Any], default_tokens: int) -> tuple[list[str], int]:
+    """Stop strings and token budget of a task's ``generation_kwargs``; all else must mean greedy."""
+    until = settings.pop("until", None) or []
+    tokens = int(settings.pop("max_gen_toks", default_tokens))
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if settings.pop("do_sample", False) or settings.pop("temperature", 0.0) or settings:
+        raise ValueError(
+            f"generation_kwargs of the task ask for {settings or 'sampling'}: decoding here is greedy"
+        )
+    return ([until] if isinstance(until, str) else list(until)), tokens

@@ -1,0 +1,1 @@
+"""From settings to cells, and the facts of model and device behind them."""

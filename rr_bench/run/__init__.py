@@ -1,0 +1,1 @@
+"""Running cells, calibration and pattern search."""

@@ -1,0 +1,273 @@
+"""The part of a run that needs torch: one loaded model, and cells scored sample by sample.
+
+lm-eval's task objects make the requests and grade the answers; the loop around them is ours, so
+that every sample is graded, stored and flushed before the next one starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from hydra.utils import instantiate
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from torch import Tensor
+
+from method.attention import SparsePrefill
+from method.base import Method
+from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
+from rr_bench import TASKS
+from rr_bench.config.schema import RunSettings
+from rr_bench.model.hook import sparse_prefill
+from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.loading import load_model
+from rr_bench.model.recorder import Recorder
+from rr_bench.plan.cells import Cell, ModelFacts
+from rr_bench.plan.model_facts import check_length, max_positions
+from rr_bench.store.cells import CellWriter, Store
+from rr_bench.store.environment import environment
+from rr_bench.store.records import SampleRecord
+
+UNLIMITED = 2**31
+
+
+class CellFailed(RuntimeError):
+    """A cell cannot go on; the message is the one line the user sees."""
+
+
+class SampleFailed(CellFailed):
+    """A cell cannot go on because of one sample, which is stored with its error."""
+
+
+class Session:
+    """One model in memory and the cells that run on it.
+
+    Args:
+        settings: the run's settings.
+        model: facts of the model to load.
+
+    Raises:
+        CheckpointError: the model does not load.
+    """
+
+    def __init__(self, settings: RunSettings, model: ModelFacts) -> None:
+        _quiet()
+        self.settings = settings
+        self.model = model
+        loaded = load_model(
+            model.path,
+            dtype=model.dtype,
+            device=model.device,
+            trust_remote_code=settings.model.trust_remote_code,
+            rope=settings.model.rope,
+        )
+        limit = UNLIMITED if settings.model.allow_extrapolation else max_positions(model.config)
+        dense = SparsePrefill(build_method("method.full.FullAttention", {}), NO_KEEP, settings.backend)
+        self.lm = SparseHFLM(
+            loaded.model,
+            loaded.tokenizer,
+            dense,
+            max_length=limit,
+        )
+        self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
+
+    def open_cell(self, cell: Cell, store: Store) -> CellWriter:
+        """Build the cell's method, make it the model's prefill, and open the store for it."""
+        if self.lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        method = build_method(cell.method.target, cell.method.params)
+        if method.dense != cell.method.dense:
+            raise CellFailed(
+                f"{cell.method.target} has dense={method.dense}, its source says {cell.method.dense}: "
+                "set `dense` in the class body"
+            )
+        self.lm.newline_stop = cell.settings["newline_stop"]
+        keep = keep_policy(cell.keep, method)
+        self.lm.prefill = SparsePrefill(method, keep, self.settings.backend, self.settings.dense_below)
+        return store.open_cell(cell.settings, cell.label, cell.info(vars(keep)), self._environment())
+
+    def prompts(self, cell: Cell) -> list[Tensor]:
+        """What prefill gets of the cell's prompts, all tokens but the last: int64 ``[1, L]`` each.
+
+        Raises:
+            CheckpointError: the length is beyond the model.
+        """
+        check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
+        docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
+        ids = [self.lm.tok_encode(doc["prompt"])[:-1] for doc in docs]
+        return [torch.tensor([one], device=self.lm.device) for one in ids]
+
+    @torch.no_grad()
+    def prefill(self, ids: Tensor, prefill: SparsePrefill) -> Recorder:
+        """Run the decoder body once over ``ids`` under ``prefill``; what the hook saw."""
+        with sparse_prefill(self.lm.model, prefill) as recorder:
+            self.lm.model.base_model(input_ids=ids, use_cache=False)
+        return recorder
+
+    def run_cell(
+        self, cell: Cell, writer: CellWriter, progress: Callable[[SampleRecord], None]
+    ) -> None:
+        """Score the samples the store does not have yet.
+
+        Args:
+            cell: what to run; :meth:`open_cell` has prepared its method.
+            writer: the cell's folder, entered.
+            progress: called after every stored sample.
+
+        Raises:
+            SampleFailed: a sample failed. What was stored before it is kept.
+            CellFailed: the stored samples are not those of the task.
+            CheckpointError: the length is beyond the model.
+        """
+        check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
+        task = self._load_task(cell)
+        docs = list(task.eval_docs)[: self.settings.samples]
+        notes = json.loads(task.eval_docs.info.description or "{}")
+        if notes:
+            writer.note_data(notes)
+        if len(writer.finished) < len(docs):
+            self._warm_up()
+        for doc_id, doc in enumerate(docs):
+            done = writer.finished.get(doc["uid"])
+            sha = hashlib.sha256(doc["prompt"].encode()).hexdigest()
+            if done is None:
+                progress(self._run_sample(cell, task, doc_id, doc, sha, writer))
+            elif done.prompt_sha != sha:
+                raise CellFailed(
+                    f"the stored sample {done.uid} has another prompt than the task makes now; "
+                    f"delete {writer.folder} to measure the cell afresh"
+                )
+        # A task may have fewer rows than were asked for; all it has is then all there is to do.
+        writer.finish(self.settings.samples)
+
+    def _run_sample(
+        self,
+        cell: Cell,
+        task: ConfigurableTask,
+        doc_id: int,
+        doc: Mapping[str, Any],
+        sha: str,
+        writer: CellWriter,
+    ) -> SampleRecord:
+        known = {
+            "uid": doc["uid"],
+            "task": cell.task.name,
+            "length": cell.length,
+            "prompt_sha": sha,
+            "input_tokens": int(doc["input_len"]),
+            "budget": int(doc["budget"]),
+            "truncated": bool(doc["truncated"]),
+            "removed_tokens": int(doc["removed_tokens"]),
+            "golds": json.loads(doc["golds"]),
+        }
+        try:
+            record = SampleRecord(**{**known, **self._score(task, doc_id, doc)})
+        except Exception as error:
+            message = describe(error, cell.length)
+            writer.append(SampleRecord(**known, score=None, kernels=[], error=message))
+            raise SampleFailed(f"sample {doc['uid']}: {message}") from error
+        writer.append(record)
+        return record
+
+    def _score(self, task: ConfigurableTask, doc_id: int, doc: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the model, grade the answers, and collect what it cost."""
+        name = task.task_name
+        context = task.fewshot_context(doc, num_fewshot=0)
+        made = task.construct_requests(doc=doc, ctx=context, metadata=(name, doc_id, 1))
+        requests: list[Instance] = made if isinstance(made, list) else [made]
+        answers = getattr(self.lm, requests[0].request_type)(requests, disable_tqdm=True)
+        graded = task.process_results(doc, answers)
+        stats = self.lm.stats.pop((name, doc_id))
+        nested = len(requests) > 1
+        return {
+            "score": float(graded["score"]),
+            "questions": len(requests),
+            "output": "".join(str(int(greedy)) for _, greedy in answers) if nested else str(answers[0]),
+            "input_tokens": stats.input_tokens,
+            "density": stats.density,
+            "density_by_layer": stats.density_by_layer or None,
+            "kernels": stats.kernels,
+            "prefill_s": stats.prefill_s,
+            "decode_s": stats.decode_s,
+        }
+
+    def _load_task(self, cell: Cell) -> ConfigurableTask:
+        """The lm-eval task at this length; the last one is kept, as its cells follow each other."""
+        key = (cell.task.name, cell.length)
+        if self._task is None or self._task[0] != key:
+            self._task = None
+            data = self.settings.data
+            metadata = {
+                "length": cell.length,
+                "samples": self.settings.samples,
+                "seed": self.settings.seed,
+                "tokenizer": str(self.model.path),
+                "pretrained": str(self.model.path),
+                **vars(data),
+            }
+            manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
+            try:
+                self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]
+            except (ValueError, OSError) as error:
+                for name, path in vars(data).items():
+                    if isinstance(path, str) and path in str(error):
+                        raise CellFailed(f"data.{name}: {error}") from error
+                raise
+        return self._task[1]
+
+    def _warm_up(self) -> None:
+        """Compile kernels and wake thread pools before anything is timed."""
+        ids = torch.ones(1, 1024, dtype=torch.long, device=self.lm.device)
+        self.prefill(ids, self.lm.prefill)
+        if self.lm.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _environment(self) -> dict[str, Any]:
+        device = self.model.device
+        known: dict[str, Any] = {"type": device.kind, "name": device.name}
+        # As in HELMET the checkpoint's own penalty stays: Qwen2.5's is 1.05.
+        known["repetition_penalty"] = self.lm.model.generation_config.repetition_penalty or 1.0
+        if device.kind == "cuda":
+            known["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+        return environment(known)
+
+
+def keep_policy(keep: Any, method: Method) -> KeepPolicy:
+    """The policy a setting means for a method; ``None`` (dense baseline) keeps nothing extra."""
+    named = {"paper": method.paper_keep, "equal": EQUAL_KEEP, "none": NO_KEEP}
+    if keep is None:
+        return NO_KEEP
+    return named[keep] if isinstance(keep, str) else KeepPolicy(**keep)
+
+
+def describe(error: Exception, length: int) -> str:
+    """One line that names the cause, and the setting where it is known."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OutOfMemory):
+        return f"lengths={length}: {text}. Leave that length out, or use dtype=bfloat16 or a larger GPU"
+    return text
+
+
+def build_method(target: str, params: Mapping[str, Any]) -> Method:
+    """The method that a class name and its settings describe."""
+    method = instantiate({"_target_": target, **params})
+    if not isinstance(method, Method):
+        raise CellFailed(f"{target} is no subclass of method.base.Method")
+    return method
+
+
+def _quiet() -> None:
+    """Keep the terminal for our own bar and errors."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("lm_eval", "lm-eval", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""What a run leaves behind: cells, records, identity, environment."""
