@@ -6,24 +6,22 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from method.kernels import (
-    estimate_hopper,
-    estimate_triton,
-    lists_triton,
-    pool_triton,
-    profile_triton,
-    select_triton,
-    sparse_triton,
-)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
+from method.ops import lists as lists_triton
+from method.ops.block_sparse import triton as sparse_triton
 from method.ops.block_sparse.hopper import HopperLaunch, shared_layout
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.rr_scores import hopper as estimate_hopper
+from method.ops.rr_scores import key_sums as pool_triton
+from method.ops.rr_scores import triton as estimate_triton
 from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
+from method.ops.top_p import triton as select_triton
 from method.ops.triton_support import launch_for, padded_head
+from method.ops.vertical_slash import profile_triton as profile_triton
 from tests.conftest import INTERPRETING
 
 pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")

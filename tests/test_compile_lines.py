@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from method.kernels import (
-    antidiagonal_triton,
-    line_attention_triton,
-    line_cover_triton,
-    lines_triton,
-    lists_triton,
-    pooled_triton,
-    prefix_triton,
-    profile_triton,
-)
 
 from method.blocks import BLOCK
+from method.ops import lists as lists_triton
+from method.ops.antidiagonal import triton as antidiagonal_triton
+from method.ops.pooled import triton as pooled_triton
+from method.ops.top_p import prefix as prefix_triton
 from method.ops.triton_support import padded_head
+from method.ops.vertical_slash import cover as line_cover_triton
+from method.ops.vertical_slash import lists as lines_triton
+from method.ops.vertical_slash import profile_triton as profile_triton
+from method.ops.vertical_slash import triton as line_attention_triton
 from tests.conftest import INTERPRETING
 from tests.test_compile import NAMES, SHARED, build, own_cache, shapes
 
