@@ -85,6 +85,7 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"latency": {"densities": []}}, r"latency.densities=\[\] is empty"),
         ({"latency": {"replay": [1.5]}}, "shares above 0"),
         ({"latency": {"calls": 0}}, "above 0"),
+        ({"latency": {"models": ["lama31_8b"]}}, "did you mean 'llama31_8b'"),
         ({"latency": {"budget_s": {"prefil": 3}}}, "did you mean 'prefill'"),
         ({"latency": {"budget_s": "long"}}, "seconds"),
     ],

@@ -11,12 +11,12 @@ from method.attention import SparsePrefill
 from method.blocks import BlockMask
 from method.minference import MInference
 from method.rr import RRAttention
+from rr_bench.config.latency import GEOMETRIES, read_geometry
 from rr_bench.config.schema import ConfigError
 from rr_bench.latency import candidate
 from rr_bench.latency.baselines import Absent, dense_attention
 from rr_bench.latency.candidate import Candidate, Effort, Prepared, run_group
 from rr_bench.latency.cases import Shape, random_inputs, random_mask
-from rr_bench.latency.geometry import GEOMETRIES, read_geometry
 from rr_bench.latency.inputs import NO_KEEP, Fixed, Inputs
 from rr_bench.latency.parity import GateFailed, check_native, check_output, check_selection
 from rr_bench.latency.table import Row, Table, TableError, with_speedups

@@ -6,15 +6,16 @@ misspelt key or a wrong type fails before anything is loaded, with the nearest v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rr_bench.config.latency import LEVELS, LatencySettings
+from rr_bench.config.errors import ConfigError, nearest
+from rr_bench.config.latency import LatencySettings
+from rr_bench.config.latency import check as check_latency
 from rr_bench.tasks.settings import CHAT, CLINIC_SPLITS
 
 BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
@@ -23,10 +24,6 @@ VERBS = ("run", "calibrate", "search", "latency")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it and the remedy."""
 
 
 @dataclass
@@ -117,14 +114,6 @@ class RunSettings:
     wandb: WandbSettings = field(default_factory=WandbSettings)
     latency: LatencySettings = field(default_factory=LatencySettings)
     dry_run: bool = False
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the closest valid name, and all of them."""
-    names = sorted(valid)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}(valid: {', '.join(names)})"
 
 
 def known_keys(schema: type = RunSettings, prefix: str = "") -> list[str]:
@@ -219,29 +208,7 @@ def _check_values(settings: RunSettings) -> None:
         if value not in choices:
             raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
     check_keep(settings.keep)
-    _check_latency(settings.latency)
-
-
-def _check_latency(latency: LatencySettings) -> None:
-    for level in latency.levels:
-        if level not in LEVELS:
-            raise ConfigError(f"latency.levels: unknown level {level!r}: {nearest(level, LEVELS)}")
-    for name in ("levels", "densities", "replay"):
-        values = getattr(latency, name)
-        if not values or len(set(values)) != len(values):
-            raise ConfigError(f"latency.{name}={values} is empty or lists something twice")
-    for name in ("densities", "replay"):
-        values = getattr(latency, name)
-        if not all(0 < density <= 1 for density in values):
-            raise ConfigError(f"latency.{name}={values}: shares above 0, at most 1")
-    if latency.calls < 1 or latency.budget_ms <= 0:
-        raise ConfigError("latency.calls and latency.budget_ms must be above 0")
-    limits = latency.budget_s
-    for level, limit in limits.items() if isinstance(limits, Mapping) else [("budget_s", limits)]:
-        if isinstance(limits, Mapping) and level not in LEVELS:
-            raise ConfigError(f"latency.budget_s: unknown level {level!r}: {nearest(level, LEVELS)}")
-        if limit is not None and not isinstance(limit, int | float):
-            raise ConfigError(f"latency.budget_s={limits}: seconds, one number or one for each level")
+    check_latency(settings.latency)
 
 
 def parse_slice(text: str) -> tuple[int, int]:

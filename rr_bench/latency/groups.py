@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from rr_bench.config.latency import Geometry, read_geometry
 from rr_bench.config.registry import MethodSpec, expand_method
 from rr_bench.config.schema import ConfigError, RunSettings
 from rr_bench.latency.bench import Bench, Entry, Source
 from rr_bench.latency.candidate import Candidate, Effort, release, run_group
 from rr_bench.latency.captured import Captured
 from rr_bench.latency.cases import Shape, random_inputs
-from rr_bench.latency.geometry import Geometry, read_geometry
 from rr_bench.latency.inputs import Inputs
 from rr_bench.latency.levels import KERNEL_LEVELS, ceiling_rows
 from rr_bench.latency.table import MISSING, TIME_LIMIT, Row, group_name

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from method.attention import PrefillResult
+from rr_bench.config.latency import Geometry
 from rr_bench.latency.baselines import CPU, DENSE, DenseAttend
 from rr_bench.latency.bench import Bench, Entry, Source
 from rr_bench.latency.candidate import Candidate, Prepared
-from rr_bench.latency.geometry import Geometry
 from rr_bench.latency.levels import checked_dense, checked_replay
 from rr_bench.model.hook import Prefill, sparse_prefill
 
