@@ -46,9 +46,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.judge": (
         ("rr_bench", "rr_bench.store", "rr_bench.tasks"),
-        ("torch", "transformers", "tqdm", "nltk"),
+        ("torch", "transformers", "tqdm", "nltk", "openai"),
     ),
-    "rr_bench.download": (("rr_bench", "rr_bench.tasks"), ("huggingface_hub", "tqdm")),
+    "rr_bench.download": (
+        ("rr_bench", "rr_bench.tasks"),
+        ("huggingface_hub", "httpx", "tqdm", "filelock", "omegaconf"),
+    ),
     "rr_bench.model": (
         ("method", "rr_bench", "rr_bench.config", "rr_bench.plan"),
         ("torch", "transformers", "safetensors", "lm_eval", "tqdm"),

@@ -1,1 +1,1 @@
-"""HELMET's data in one folder: ``python -m rr_bench.download <folder>``."""
+"""Fetching what is not in the project: HELMET's data and named models, each with its checksum."""

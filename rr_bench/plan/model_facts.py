@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rr_bench import ROOT
+from rr_bench import CONF, ROOT
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,16 +41,31 @@ def resolve_path(path: str) -> Path:
     Raises:
         CheckpointError: nothing usable is there.
     """
-    for candidate in (Path(path).expanduser(), ROOT / path):
+    try:
+        given = Path(path).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"model.path={path}: there is no home directory; give a whole path, or set RR_BENCH_MODELS "
+            "to the folder of the named models"
+        ) from error
+    for candidate in (given, ROOT / path):
         if candidate.is_dir():
             if not (candidate / "config.json").is_file():
                 raise CheckpointError(f"model.path={path}: {candidate} has no config.json")
             return candidate.resolve()
     if HUB_ID.fullmatch(path):
         return _download(path)
-    raise CheckpointError(
-        f"model.path={path}: no such directory. Give a Hugging Face checkpoint folder "
-        "(config.json, safetensors, tokenizer) or a hub id like owner/name"
+    raise CheckpointError(f"model.path={path}: {how_to_get(path)}")
+
+
+def how_to_get(path: str) -> str:
+    """What to do about a checkpoint that is not there; ``<name>.gguf`` of a named model is fetched."""
+    name = Path(path).stem
+    if path.endswith(".gguf") and (CONF / "model" / f"{name}.yaml").is_file():
+        return f"no such file. `python -m rr_bench.download model {name}` puts it there"
+    return (
+        "no such directory. Give a Hugging Face checkpoint folder (config.json, safetensors, "
+        "tokenizer) or a hub id like owner/name"
     )
 
 
