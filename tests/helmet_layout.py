@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -15,9 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rr_bench.tasks import templates
-from rr_bench.tasks.definitions import module_of
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.prompt import Row
+from rr_bench.tasks.sources import module_of
 from rr_bench.tasks.stories import SPLITS
 from tests.tiny import recall_rows, tiny_tokenizer
 
@@ -98,8 +97,7 @@ def builder_of(dataset: str) -> Callable[..., list[Row]]:
     """What makes a dataset's rows."""
     if DATASETS[dataset].category == "recall":
         return functools.partial(recall_rows, dataset)
-    module = importlib.import_module(f"rr_bench.tasks.{module_of(DATASETS[dataset])}")
-    return functools.partial(module.rows, dataset=dataset)
+    return functools.partial(module_of(dataset).rows, dataset=dataset)
 
 
 class Maker:

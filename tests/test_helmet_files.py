@@ -7,8 +7,8 @@ import pytest
 
 from rr_bench.tasks import json_kv, niah, recall_prefill, templates
 from rr_bench.tasks.helmet_files import read_rows, selection
-from rr_bench.tasks.settings import Settings
-from rr_bench.tasks.sources import TASKS, source_files
+from rr_bench.tasks.settings import DataSettings, Settings
+from rr_bench.tasks.sources import TASKS, identity, source_files
 from rr_bench.tasks.tokens import load_tokenizer
 from tests import helmet_layout as layout
 from tests.tiny import recall_rows as rows
@@ -50,6 +50,11 @@ KV = [
         "answer": ["b", "c"],
         "demos": [["x", "y"], ["z", "w"]],
     },
+]
+
+NEEDLES = [
+    {"context": "Hay.", "query": "red-fox", "type_needle_v": "number", "answer": ["7"]},
+    {"context": "More.", "query": "old-owl", "type_needle_v": "number", "outputs": ["8", "9"]},
 ]
 
 
@@ -201,16 +206,39 @@ def test_unknown_layout_names_the_fields(tmp_path, tok):
 def test_missing_length_lists_those_that_exist(tmp_path, tok, task):
     helmet(tmp_path, "json_kv" if task == "recall_prefill" else task, KV)
     with pytest.raises(ValueError, match=r"`lengths`=2048 has no .* file .*: \[8192\]"):
-        rows(task, length=2048, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
-    with pytest.raises(ValueError, match=r"lengths with a file: none"):
-        source_files(task, 8192, tmp_path / "elsewhere", None)
+        rows(task, length=2048, samples=1, tokenizer=tok, helmet_dir=str(tmp_path), recall="files")
+    with pytest.raises(ValueError, match=r"`data\.helmet_dir`=.* does not exist"):
+        source_files(task, 8192, DataSettings(helmet_dir=str(tmp_path / "elsewhere")))
 
 
 def test_source_files(tmp_path):
     path = helmet(tmp_path, "niah_mv", KV)
     essay = tmp_path / "essay.txt"
-    assert source_files("niah_mv", 8192, tmp_path, essay) == [path]
-    assert source_files("niah_mv", 4096, None, essay) == [essay]
-    assert source_files("json_kv", 4096, None, essay) == []
+    both = DataSettings(helmet_dir=str(tmp_path), haystack=str(essay))
+    drawn = DataSettings(haystack=str(essay))
+    assert source_files("niah_mv", 8192, both) == [path]
+    assert source_files("niah_mv", 4096, drawn) == source_files("niah_mv", 4096, both) == [essay]
+    assert source_files("json_kv", 4096, drawn) == []
     with pytest.raises(ValueError, match="no task 'kv'"):
-        source_files("kv", 4096, None, None)
+        source_files("kv", 4096, DataSettings())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_recall_comes_from_files_or_is_generated_as_the_setting_says(tmp_path, tok, task):
+    """One folder of HELMET's with a file for 8192 only."""
+    records = KV if task in ("json_kv", "recall_prefill") else NEEDLES
+    helmet(tmp_path, "json_kv" if task == "recall_prefill" else task, records)
+    given = {"samples": 1, "tokenizer": tok, "helmet_dir": str(tmp_path)}
+    for recall, length, expected in (
+        ("auto", 8192, "helmet"),
+        ("auto", 2048, "generated"),
+        ("files", 8192, "helmet"),
+        ("generated", 8192, "generated"),
+    ):
+        data = DataSettings(helmet_dir=str(tmp_path), recall=recall)
+        assert identity(task, length, data)["source"] == expected
+        if (task, expected) != ("recall_prefill", "helmet"):  # its rows here have objects too small
+            (row,) = rows(task, length=length, recall=recall, **given)
+            assert row["source"] == expected
+    with pytest.raises(ValueError, match=r"`data\.recall`=files needs HELMET's folder"):
+        rows(task, length=8192, samples=1, tokenizer=tok, recall="files")

@@ -10,7 +10,7 @@ from rr_bench.tasks.documents import OMITTED, Cutter
 from rr_bench.tasks.helmet_table import DATASETS, LENGTHS, document_tokens
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.render import Parts, finish
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
 from rr_bench.tasks.tokens import count_tokens, load_tokenizer
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer
@@ -77,7 +77,7 @@ def test_an_excess_beyond_the_context_names_the_row(toks):
 def test_documents_are_cut_at_the_rule_of_the_specification(tmp_path, toks):
     tiny_tokenizer(tmp_path / "llama2_tokenizer")
     tokenizer = load_tokenizer(tokenizer=toks[False])
-    settings = Settings(tokenizer, 8192, 1, helmet_dir=tmp_path)
+    settings = Settings(tokenizer, 8192, 1, data=DataSettings(helmet_dir=str(tmp_path)))
     cutter = Cutter(settings)
     text = "\n".join(f"Line {i} of a story." for i in range(80))
     ids = tokenizer(text)["input_ids"]
@@ -90,7 +90,7 @@ def test_documents_are_cut_at_the_rule_of_the_specification(tmp_path, toks):
         cutter.cut(text, marker)
     assert cutter.reaches(text, len(ids)) and not cutter.reaches(text, len(ids) + 1)
     with pytest.raises(ValueError, match=r"llama2_tokenizer.*rr_bench\.download"):
-        Cutter(Settings(tokenizer, 8192, 1, helmet_dir=tmp_path / "elsewhere"))
+        Cutter(Settings(tokenizer, 8192, 1, data=DataSettings(helmet_dir=str(tmp_path / "elsewhere"))))
 
 
 def stories_of(sizes):

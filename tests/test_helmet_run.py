@@ -81,6 +81,7 @@ def test_what_is_missing_is_named_and_the_rest_runs(tmp_path, smallest):
     out = tmp_path / "out"
     arguments = ["+experiment=helmet", "lengths=[8192]", "samples=1", f"model={smallest}"]
     arguments += [f"data.helmet_dir={helmet_dir}", f"out={out}", "methods=[full]", f"tasks={tasks}"]
+    arguments += ["data.recall=files"]
     done = run(*arguments)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if "error: " in line]

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-import yaml
 
+from rr_bench import TASKS
 from rr_bench.tasks import json_kv, niah
-from rr_bench.tasks.definitions import task_yaml
+from rr_bench.tasks.definitions import read_definition
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts
 from rr_bench.tasks.scoring import metric_names, process_results
@@ -67,7 +67,7 @@ def test_a_tasks_definition_lists_what_its_scorer_returns(name):
     found = process_results(row, ["x"])
     assert found["score"] == found[DATASETS[name].metric]
     assert set(found) == set(metric_names(DATASETS[name]))
-    task = yaml.safe_load(task_yaml(DATASETS[name]).replace("!function ", ""))
+    task = read_definition(TASKS / "helmet" / f"{name}.yaml")
     assert [entry["metric"] for entry in task["metric_list"]] == metric_names(DATASETS[name])
 
 

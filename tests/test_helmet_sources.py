@@ -3,9 +3,12 @@
 import pandas as pd
 import pytest
 
+from rr_bench.tasks import sources
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.hubsets import HUB_SETS, read_table, split_files
 from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.sources import labelled, source_files, switches
+from rr_bench.tasks.settings import DataSettings
+from rr_bench.tasks.sources import TASKS, identity, labelled, newline_stop, source_files, versions
 from tests import helmet_layout as layout
 
 
@@ -25,14 +28,14 @@ def test_local_copies_in_every_format_give_the_same_rows(tmp_path):
         (root / "banking77" / "train").mkdir(parents=True)
         write(root)
         notes = Notes()
-        files = split_files("banking77", "train", None, root, False)
+        files = split_files("banking77", "train", DataSettings(hub_dir=str(root)))
         table = read_table(files, ("text", "label"), ("text", "label"), notes)
         assert [table[i] for i in range(len(table))] == [
             {"text": f"t{i}", "label": i} for i in range(5)
         ]
         assert "extra" in notes.as_dict()["unknown_fields"]
     with pytest.raises(ValueError, match=r"no copy of banking77/test .*data\.hub=true"):
-        split_files("banking77", "test", None, tmp_path / "json", False)
+        split_files("banking77", "test", DataSettings(hub_dir=str(tmp_path / "json")))
 
 
 def test_the_hub_is_asked_only_when_allowed(tmp_path, monkeypatch):
@@ -46,7 +49,7 @@ def test_the_hub_is_asked_only_when_allowed(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    (file,) = split_files("clinic150", "test", None, None, True)
+    (file,) = split_files("clinic150", "test", DataSettings(hub=True))
     assert file.name == "0000.parquet" and asked["repo"] == "clinc/clinc_oos"
     assert asked["revision"] == "refs/convert/parquet"
     assert asked["allow_patterns"] == ["plus/test/*.parquet"]
@@ -84,11 +87,11 @@ def test_missing_files_are_named(tmp_path):
         ("narrativeqa", r"no copy of narrativeqa/train"),
     ):
         with pytest.raises(ValueError, match=message):
-            source_files(task, 8192, tmp_path, None)
+            source_files(task, 8192, DataSettings(helmet_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=r"set `data\.helmet_dir`"):
-        source_files("msmarco_rerank", 8192, None, None)
+        source_files("msmarco_rerank", 8192, DataSettings())
     with pytest.raises(ValueError, match=r"`lengths`=5000"):
-        source_files("icl_nlu", 5000, tmp_path, None)
+        source_files("icl_nlu", 5000, DataSettings(helmet_dir=str(tmp_path)))
 
 
 def test_files_of_one_name_keep_apart(tmp_path):
@@ -96,13 +99,44 @@ def test_files_of_one_name_keep_apart(tmp_path):
     assert list(labelled(paths)) == ["a/0000.parquet", "b/0000.parquet", "c"]
 
 
-def test_only_switches_that_matter_identify_a_cell():
-    given = {"chat": "auto", "clinic_split": "test", "document_floor": 0, "llama2_tokenizer": "a/b"}
-    assert switches("json_kv", **given) == switches("kilt_nq", **given) == {}
-    assert switches("icl_clinic150", **given) == {"clinic_split": "test"}
-    assert switches("alce_asqa", **given) == {"chat": "auto"}
-    assert switches("infbench_qa", **given) == {
-        "chat": "auto",
-        "document_floor": 0,
-        "llama2_tokenizer": "a/b",
-    }
+@layout.real
+def test_only_settings_that_matter_identify_a_cell(helmet_dir):
+    data = DataSettings(
+        helmet_dir=str(helmet_dir), strict_truncation=True, chat="never", document_floor=0
+    )
+
+    def switches(task):
+        return {k: v for k, v in identity(task, 8192, data).items() if k not in ("source", "files")}
+
+    strict = {"strict_truncation": True}
+    assert switches("json_kv") == switches("kilt_nq") == strict
+    assert switches("icl_clinic150") == strict | {"clinic_split": "validation"}
+    assert switches("alce_asqa") == strict | {"chat": "never"}
+    documents = {"chat": "never", "document_floor": 0, "llama2_tokenizer": None}
+    assert switches("infbench_qa") == strict | documents
+    generated = identity("json_kv", 8192, DataSettings(strict_truncation=True))
+    assert generated == {"source": "generated", "files": {}}
+
+
+def test_a_changed_file_changes_the_identity_and_an_unchanged_one_is_read_once(tmp_path, monkeypatch):
+    path = layout.test_file(tmp_path, "niah_mv", 8192)
+    layout.write_jsonl(path, [{"context": "a"}])
+    read = []
+    monkeypatch.setattr(sources, "file_hash", lambda path: read.append(path) or f"hash{len(read)}")
+    data = DataSettings(helmet_dir=str(tmp_path))
+    first = identity("niah_mv", 8192, data)
+    assert identity("niah_mv", 8192, data) == first and len(read) == 1
+    layout.write_jsonl(path, [{"context": "another"}])
+    assert identity("niah_mv", 8192, data) != first and len(read) == 2
+
+
+def test_every_task_has_versions_and_a_newline_stop():
+    for task in (*TASKS, *DATASETS):
+        found = versions(task)
+        assert list(found) == ["task", "prompts", "scorer"]
+        assert all(isinstance(one, int) and one >= 1 for one in found.values())
+    stops = {task for task in (*TASKS, *DATASETS) if newline_stop(task, "auto")}
+    assert stops == {d.name for d in DATASETS.values() if d.category in ("rag", "icl", "rerank")}
+    assert newline_stop("json_kv", True) and not newline_stop("kilt_nq", False)
+    with pytest.raises(ValueError, match="no task 'recall'"):
+        versions("recall")

@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rr_bench": ((), ()),
     "rr_bench.store": (("rr_bench",), ()),
     "rr_bench.tasks": (
-        ("rr_bench",),
+        ("rr_bench", "rr_bench.store"),
         (
             *("numpy", "transformers", "datasets", "lm_eval", "yaml"),
             *("huggingface_hub", "pyarrow", "rouge_score"),

@@ -75,7 +75,7 @@ def test_one_method_given_twice_is_an_error(planned):
 
 
 def test_missing_helmet_length_is_a_problem_of_its_cells(planned, tmp_path):
-    data = replace(planned.data, helmet_dir=str(tmp_path))
+    data = replace(planned.data, helmet_dir=str(tmp_path), recall="files")
     plan = make_plan(replace(planned, data=data, tasks=["json_kv"], lengths=[8192]))
     assert plan.cells == []
     assert "helmet_dir" in plan.problems[0]

@@ -15,8 +15,8 @@ def tok(tmp_path_factory):
 
 def test_strict_truncation_is_a_setting(tok):
     given = {"length": 2048, "samples": 1, "tokenizer": tok}
-    assert not Settings.from_metadata(given).strict
-    assert Settings.from_metadata({**given, "strict_truncation": True}).strict
+    assert not Settings.from_metadata(given).data.strict_truncation
+    assert Settings.from_metadata({**given, "strict_truncation": True}).data.strict_truncation
 
 
 def test_settings_errors_name_the_setting(tok, tmp_path):
@@ -25,6 +25,7 @@ def test_settings_errors_name_the_setting(tok, tmp_path):
         ({"length": None}, "`lengths` must be"),
         ({"samples": 0}, "`samples` must be"),
         ({"helmet_dir": str(tmp_path / "no")}, r"`data\.helmet_dir`=.* does not exist"),
+        ({"recall": "some"}, r"`data\.recall` must be one of auto, files, generated"),
         ({"tokenizer": str(tmp_path / "no")}, "`tokenizer`=.*model.path"),
         ({"tokenizer": str(tmp_path)}, "`tokenizer`=.* has no tokenizer"),
         ({"tokenizer": None}, "`pretrained`"),

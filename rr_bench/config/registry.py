@@ -20,9 +20,6 @@ from rr_bench.config.schema import ConfigError, nearest
 from rr_bench.store.fingerprint import file_hash, module_file, source_closure
 from rr_bench.store.redact import stored_path
 
-BY_LENGTH = "by_length"
-"""Tasks with their length in the name, for lm-eval's own command line; `lengths` says it here."""
-
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -167,8 +164,6 @@ def expand_task(name: str, root: Path = TASKS) -> list[TaskSpec]:
     tasks: dict[str, Path] = {}
     groups: dict[str, list[str]] = {}
     for path in sorted(root.rglob("*.yaml")):
-        if path.parent.name == BY_LENGTH:
-            continue
         definition = _read_yaml(path)
         if isinstance(definition.get("group"), str):
             groups[definition["group"]] = list(definition["task"])

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.latency import LatencySettings
 from rr_bench.config.latency import check as check_latency
-from rr_bench.tasks.settings import CHAT, CLINIC_SPLITS
+from rr_bench.tasks.settings import DataSettings
 
 BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
@@ -43,38 +43,6 @@ class ModelSettings:
     trust_remote_code: bool = False
     allow_extrapolation: bool = False
     rope: Any = None
-
-
-@dataclass
-class DataSettings:
-    """Group ``data``: where task rows come from.
-
-    Attributes:
-        helmet_dir: HELMET's unpacked data; ``None`` generates the rows offline.
-        haystack: text file for ``niah_mv``; ``None`` draws sentences from a grammar.
-        strict_truncation: cut an over-long HELMET prompt until it fits instead of once.
-        chat: chat template where HELMET uses one: ``auto``, ``always`` or ``never``.
-        clinic_split: CLINC150 split that is scored, ``validation`` (HELMET) or ``test``.
-        document_floor: Llama-2 tokens a story must have; ``None``: HELMET's own floors.
-        llama2_tokenizer: tokenizer that cuts stories; ``None``: the one in ``helmet_dir``.
-        hub_dir: local copies of the sets HELMET takes from the hub; ``None``: in ``helmet_dir``.
-        hub: fetch such a set from the hub when there is no copy.
-    """
-
-    helmet_dir: str | None = None
-    haystack: str | None = None
-    strict_truncation: bool = False
-    chat: str = "auto"
-    clinic_split: str = "validation"
-    document_floor: int | None = None
-    llama2_tokenizer: str | None = None
-    hub_dir: str | None = None
-    hub: bool = False
-
-    @property
-    def source(self) -> str:
-        """``helmet`` or ``generated``."""
-        return "generated" if self.helmet_dir is None else "helmet"
 
 
 @dataclass
@@ -203,10 +171,10 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
     if settings.newline_stop not in (True, False, "auto"):
         raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
-    for name, choices in (("chat", CHAT), ("clinic_split", CLINIC_SPLITS)):
-        value = getattr(settings.data, name)
-        if value not in choices:
-            raise ConfigError(f"data.{name}={value}: {nearest(value, choices)}")
+    for one in fields(DataSettings):
+        value, choices = getattr(settings.data, one.name), one.metadata["choices"]
+        if choices and value not in choices:
+            raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
     check_keep(settings.keep)
     check_latency(settings.latency)
 

@@ -12,6 +12,7 @@ from rr_bench.tasks.helmet_files import data_root, read_rows
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
+from rr_bench.tasks.settings import DataSettings
 
 KEYPOINTS = {
     "infbench_sum": ("infbench/longbook_sum_eng_keypoints.jsonl", "keypoints"),
@@ -88,5 +89,7 @@ def experts(name: str, golds: dict[int, list[str]], data: Data) -> dict[int, Exp
 
 
 def _table(name: str, split: str, fields: tuple[str, ...], data: Data) -> Table:
-    files = split_files(name, split, data.helmet_dir, data.hub_dir, data.hub)
+    hub_dir = None if data.hub_dir is None else str(data.hub_dir)
+    where = DataSettings(helmet_dir=str(data.helmet_dir), hub_dir=hub_dir, hub=data.hub)
+    files = split_files(name, split, where)
     return read_table(files, fields, fields, Notes())

@@ -17,11 +17,9 @@ from rr_bench.config.schema import ConfigError, RunSettings, parse_slice
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.model_facts import HUB_ID, Device, read_config, resolve_dtype, resolve_path
 from rr_bench.store.environment import package_versions
-from rr_bench.store.fingerprint import file_hash, model_fingerprint, source_closure
+from rr_bench.store.fingerprint import model_fingerprint, source_closure
 from rr_bench.store.redact import stored_path
-from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.sources import TASKS as GENERATED
-from rr_bench.tasks.sources import labelled, source_files, switches
+from rr_bench.tasks.sources import identity, newline_stop
 
 EXECUTOR = ("method.attention", "rr_bench.model.hook", "rr_bench.model.lm", "rr_bench.model.loading")
 VERSIONED = ("torch", "triton", "transformers", "tokenizers")
@@ -138,7 +136,7 @@ def make_plan(settings: RunSettings) -> Plan:
     for length in sorted(settings.lengths):
         for task in tasks:
             try:
-                data = _data_settings(settings, task.name, length)
+                data = identity(task.name, length, settings.data)
             except (ValueError, OSError) as error:
                 plan.problems.append(f"{task.name} at lengths={length}: {error}")
                 continue
@@ -196,42 +194,6 @@ def _check_distinct(specs: list[Spec], setting: str, name: Callable[[Spec], str]
         raise ConfigError(f"{setting} lists {', '.join(twice)} more than once")
 
 
-def _data_settings(settings: RunSettings, task: str, length: int) -> dict[str, Any]:
-    """Where the rows come from, data files by content."""
-    data = settings.data
-    helmet = None if data.helmet_dir is None else Path(data.helmet_dir).expanduser()
-    haystack = None if data.haystack is None else Path(data.haystack).expanduser()
-    files = source_files(
-        task,
-        length,
-        helmet,
-        haystack,
-        hub_dir=None if data.hub_dir is None else Path(data.hub_dir).expanduser(),
-        hub=data.hub,
-        clinic_split=data.clinic_split,
-        llama2_tokenizer=data.llama2_tokenizer,
-    )
-    return {
-        "source": data.source if task in GENERATED else "helmet",
-        "files": {name: file_hash(file) for name, file in labelled(files).items()},
-        "strict_truncation": data.strict_truncation,
-        **switches(
-            task,
-            chat=data.chat,
-            clinic_split=data.clinic_split,
-            document_floor=data.document_floor,
-            llama2_tokenizer=data.llama2_tokenizer,
-        ),
-    }
-
-
-def _newline_stop(setting: Any, task: str) -> bool:
-    """``auto`` is what the task's own config asks for in HELMET; other tasks run to their budget."""
-    if setting != "auto":
-        return bool(setting)
-    return task in DATASETS and DATASETS[task].newline_stop
-
-
 def _cell(
     settings: RunSettings,
     model: ModelFacts,
@@ -255,7 +217,7 @@ def _cell(
         "length": length,
         "seed": settings.seed,
         "data": data,
-        "newline_stop": _newline_stop(settings.newline_stop, task.name),
+        "newline_stop": newline_stop(task.name, settings.newline_stop),
         "versions": package_versions(*VERSIONED),
         "sources": dict(sorted(sources.items())),
     }

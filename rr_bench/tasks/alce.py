@@ -11,13 +11,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.tasks.helmet_files import check_row, data_root
-from rr_bench.tasks.helmet_table import DATASETS, Dataset
+from rr_bench.tasks.helmet_files import check_row, data_root, helmet_root
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import burned_draws, shuffled
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 USER = "{demo_text}{instruction}\n\nQuestion: {question}\n\n{context}"
 LEAD = "Answer:"
@@ -42,19 +46,20 @@ SHOTS = 2
 ROWS = 100
 
 
-def files(dataset: Dataset, length: int, helmet_dir: Path) -> list[Path]:
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
     """Test file and prompt file.
 
     Raises:
         ValueError: one of them is missing, or HELMET has no number of documents for the length.
     """
+    dataset, helmet_dir = DATASETS[name], helmet_root(name, data)
     if length not in dataset.knobs:
         raise ValueError(
             f"`lengths`={length}: {dataset.name} has documents for {sorted(dataset.knobs)} only"
         )
     test = data_root(helmet_dir) / dataset.folder / dataset.pattern
-    name = dataset.name.removeprefix("alce_") + "_revised.json"
-    options = [root / "prompts" / name for root in (helmet_dir, data_root(helmet_dir))]
+    file = dataset.name.removeprefix("alce_") + "_revised.json"
+    options = [root / "prompts" / file for root in (helmet_dir, data_root(helmet_dir))]
     prompt = next((path for path in options if path.is_file()), options[0])
     for path in (test, prompt):
         if not path.is_file():
@@ -178,9 +183,7 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     dataset = DATASETS[metadata["dataset"]]
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
-    if settings.helmet_dir is None:
-        raise ValueError(f"{dataset.name} needs HELMET's files: set `data.helmet_dir`")
-    test, prompt_file = files(dataset, settings.length, settings.helmet_dir)
+    test, prompt_file = files(dataset.name, settings.length, settings.data)
     prompt = read_prompt(prompt_file)
     shown = dataset.knobs[settings.length]
     count, chosen = read_test(test, dataset.name, settings, notes, shown)

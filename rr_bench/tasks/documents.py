@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from rr_bench.tasks.helmet_files import data_root
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
 from rr_bench.tasks.tokens import Tokenizer, count_tokens, load_tokenizer
 
 OMITTED = " ... [the rest of the text is omitted]"
@@ -15,14 +15,15 @@ LLAMA2 = "NousResearch/Llama-2-7b-hf"
 """Ungated copy of the tokenizer HELMET uses."""
 
 
-def tokenizer_name(helmet_dir: Path | None, setting: str | None) -> str:
+def tokenizer_name(data: DataSettings) -> str:
     """Folder or hub id of the tokenizer that cuts documents.
 
     Raises:
         ValueError: none is given and HELMET's folder holds none.
     """
-    if setting:
-        return setting
+    if data.llama2_tokenizer:
+        return data.llama2_tokenizer
+    helmet_dir = data.path("helmet_dir")
     for root in () if helmet_dir is None else (helmet_dir, data_root(helmet_dir)):
         if (root / FOLDER).is_dir():
             return str(root / FOLDER)
@@ -33,6 +34,12 @@ def tokenizer_name(helmet_dir: Path | None, setting: str | None) -> str:
     )
 
 
+def tokenizer_files(data: DataSettings) -> list[Path]:
+    """What decides a local tokenizer's tokens; one from the hub goes by its name in the settings."""
+    folder = Path(tokenizer_name(data)).expanduser()
+    return [path for path in (folder / "tokenizer.json", folder / "tokenizer.model") if path.is_file()]
+
+
 class Cutter:
     """Counts and cuts documents; counts are remembered, as many rows share one document.
 
@@ -41,7 +48,7 @@ class Cutter:
     """
 
     def __init__(self, settings: Settings) -> None:
-        name = tokenizer_name(settings.helmet_dir, settings.llama2_tokenizer)
+        name = tokenizer_name(settings.data)
         self._tokenizer: Tokenizer = load_tokenizer(tokenizer=name)
         self._marker = count_tokens(self._tokenizer, OMITTED)
         self._counts: dict[bytes, int] = {}

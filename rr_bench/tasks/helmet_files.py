@@ -11,7 +11,7 @@ from typing import Any
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, make_row
 from rr_bench.tasks.selection import shuffled
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
 from rr_bench.tasks.truncation import truncate
 
 SELECTION = 100
@@ -22,6 +22,43 @@ def data_root(helmet_dir: Path) -> Path:
     """The folder that holds ``ruler/`` and ``json_kv/``: ``<dir>/data`` or ``<dir>`` itself."""
     inner = helmet_dir / "data"
     return inner if inner.is_dir() else helmet_dir
+
+
+def helmet_root(dataset: str, data: DataSettings) -> Path:
+    """HELMET's folder, for a dataset that has no other rows.
+
+    Raises:
+        ValueError: it is not set.
+    """
+    root = data.path("helmet_dir")
+    if root is None:
+        raise ValueError(f"there are no generated rows of {dataset}: set `data.helmet_dir`")
+    return root
+
+
+def recall_files(data: DataSettings, find: Callable[[Path], Path]) -> list[Path]:
+    """The file of a task whose rows can be generated as well; none if they are to be generated.
+
+    Args:
+        data: ``recall`` decides: ``auto`` reads the file where HELMET's folder has it.
+        find: HELMET's folder to the file; raises ``ValueError`` where there is none.
+
+    Raises:
+        ValueError: there is no such folder, or ``data.recall=files`` and no file.
+    """
+    root = data.path("helmet_dir")
+    if data.recall == "files" and root is None:
+        raise ValueError("`data.recall`=files needs HELMET's folder: set `data.helmet_dir`")
+    if root is None or data.recall == "generated":
+        return []
+    if not root.is_dir():
+        raise ValueError(f"`data.helmet_dir`={root} does not exist; give an existing path or null")
+    try:
+        return [find(root)]
+    except ValueError:
+        if data.recall == "files":
+            raise
+        return []
 
 
 def find_file(dataset: str, length: int, helmet_dir: Path, files: Mapping[int, Path]) -> Path:
@@ -155,7 +192,9 @@ def helmet_rows(
         def render(text: str, draft_of: Callable[[str], Draft] = draft_of) -> str:
             return draft_of(text).prompt
 
-        cut = truncate(settings.tokenizer, render, context, budget, strict=settings.strict)
+        cut = truncate(
+            settings.tokenizer, render, context, budget, strict=settings.data.strict_truncation
+        )
         draft = draft_of(cut.context)
         survived = all(gold in cut.context for gold in draft.golds)
         row = make_row(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rr_bench.tasks.helmet_files import check_row, data_root, read_rows
 from rr_bench.tasks.notes import Notes
+from rr_bench.tasks.settings import DataSettings
 
 CONVERTED = "refs/convert/parquet"
 """Branch on which the hub keeps every set as Parquet, those behind loading scripts too."""
@@ -74,23 +75,22 @@ class Table(Protocol):
         ...
 
 
-def hub_root(helmet_dir: Path | None, hub_dir: Path | None) -> Path | None:
+def hub_root(data: DataSettings) -> Path | None:
     """Folder of the local copies: ``hub_dir``, else ``hub/`` in HELMET's folder."""
+    helmet_dir, hub_dir = data.path("helmet_dir"), data.path("hub_dir")
     if hub_dir is not None or helmet_dir is None:
         return hub_dir
     inner = data_root(helmet_dir) / "hub"
     return inner if inner.is_dir() else helmet_dir / "hub"
 
 
-def split_files(
-    name: str, split: str, helmet_dir: Path | None, hub_dir: Path | None, hub: bool
-) -> list[Path]:
+def split_files(name: str, split: str, data: DataSettings) -> list[Path]:
     """Files of one split, in order.
 
     Raises:
         ValueError: there is no local copy and the hub is not allowed, or did not give one.
     """
-    root = hub_root(helmet_dir, hub_dir)
+    root = hub_root(data)
     if root is not None:
         folder = root / name
         for ending in ("jsonl", "json", "parquet"):
@@ -100,7 +100,7 @@ def split_files(
             found = sorted(folder.glob(parts))
             if found:
                 return found
-    if not hub:
+    if not data.hub:
         raise ValueError(
             f"no copy of {name}/{split} in {root or '`data.hub_dir`'}: put {split}.jsonl, .json or "
             f".parquet into a folder {name} there, run `python -m rr_bench.download`, or set "

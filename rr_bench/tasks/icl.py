@@ -17,7 +17,11 @@ from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import balance, label_map, shuffled, split_off_test, text_seed
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 USER = (
     "Use the provided mapping from the text to label to assign a label to the text. "
@@ -74,15 +78,18 @@ def splits_of(name: str, clinic_split: str) -> tuple[str, ...]:
     return ("train", clinic_split) if name == "icl_clinic150" else TASKS[name].splits
 
 
-def files(
-    name: str, helmet_dir: Path | None, hub_dir: Path | None, hub: bool, clinic_split: str
-) -> list[Path]:
-    """Files the rows depend on."""
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
+    """Files the rows depend on.
+
+    Raises:
+        ValueError: one is missing, or HELMET has no number of demonstrations for the length.
+    """
+    shots_of(DATASETS[name].knobs, length, name)
     hub_set = TASKS[name].hub_set
     return [
         file
-        for split in splits_of(name, clinic_split)
-        for file in split_files(hub_set, split, helmet_dir, hub_dir, hub)
+        for split in splits_of(name, data.clinic_split)
+        for file in split_files(hub_set, split, data)
     ]
 
 
@@ -110,8 +117,8 @@ def load(name: str, settings: Settings, notes: Notes) -> tuple[Examples, Example
     """Demonstrations and test examples, before the balanced choice."""
     task = TASKS[name]
     loaded = []
-    for split in splits_of(name, settings.clinic_split):
-        found = split_files(task.hub_set, split, settings.helmet_dir, settings.hub_dir, settings.hub)
+    for split in splits_of(name, settings.data.clinic_split):
+        found = split_files(task.hub_set, split, settings.data)
         table = read_table(found, ("text", task.field), KNOWN, notes)
         loaded.append(examples(table, task.field, task.classes, str(found[0])))
     if len(loaded) == 2:
@@ -158,7 +165,7 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     shots = shots_of(dataset.knobs, settings.length, dataset.name)
     train, test = load(dataset.name, settings, notes)
     classes = TASKS[dataset.name].classes
-    notes.fact("test_split", splits_of(dataset.name, settings.clinic_split)[-1])
+    notes.fact("test_split", splits_of(dataset.name, settings.data.clinic_split)[-1])
     return [
         finish(
             dataset,

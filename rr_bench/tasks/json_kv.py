@@ -16,12 +16,16 @@ from typing import Any
 from rr_bench.tasks import templates
 from rr_bench.tasks.draw import random_uuid
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
-from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows
+from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows, recall_files
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts, substring_exact_match
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 NAME = "json_kv"
 GENERATION = 100
@@ -60,6 +64,11 @@ def make_draft(rng: random.Random, index: int, size: int) -> Draft:
     return Draft(prompt, [value], templates.JSON_KV_LEAD, extra)
 
 
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
+    """HELMET's file, or none if rows are generated."""
+    return recall_files(data, lambda root: helmet_file(length, root))
+
+
 def helmet_file(length: int, helmet_dir: Path) -> Path:
     """HELMET's file for the wanted length.
 
@@ -92,8 +101,7 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.
     """
     settings = Settings.from_metadata(metadata)
-    if settings.helmet_dir is not None:
-        path = helmet_file(settings.length, settings.helmet_dir)
+    for path in files(NAME, settings.length, settings.data):
         found = Notes() if notes is None else notes
         return helmet_rows(NAME, settings, path, FIELDS, GENERATION, _drafting, KNOWN, found)
     generator = Generator(NAME, GENERATION, make_draft, minimum=DEMOS + 1)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_bench.tasks.helmet_files import data_root, find_file, read_rows, row_at, scan_rows
-from rr_bench.tasks.helmet_table import DATASETS, Dataset
+from rr_bench.tasks.helmet_files import data_root, find_file, helmet_root, read_rows, row_at, scan_rows
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import norm
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
@@ -23,7 +23,11 @@ from rr_bench.tasks.selection import (
     shuffled,
     text_seed,
 )
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 USER = (
     "Use the given documents to write a concise and short answer to the question. Write your answer "
@@ -50,12 +54,13 @@ POPULAR = 3
 """PopQA's limit on log10 of the subject's monthly page views."""
 
 
-def files(dataset: Dataset, length: int, helmet_dir: Path) -> list[Path]:
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
     """Test file of the length and file of the demonstrations.
 
     Raises:
         ValueError: one of them is missing.
     """
+    dataset, helmet_dir = DATASETS[name], helmet_root(name, data)
     folder = data_root(helmet_dir) / dataset.folder
     options = {size: folder / dataset.pattern.format(k=k) for size, k in dataset.knobs.items()}
     test = find_file(dataset.name, length, helmet_dir, options)
@@ -136,11 +141,9 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     dataset = DATASETS[metadata["dataset"]]
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
-    if settings.helmet_dir is None:
-        raise ValueError(f"{dataset.name} needs HELMET's files: set `data.helmet_dir`")
     popqa = "popqa" in dataset.name
     required = (*FIELDS, "s_pop") if popqa else FIELDS
-    test, demos = files(dataset, settings.length, settings.helmet_dir)
+    test, demos = files(dataset.name, settings.length, settings.data)
     # Without their passages, of which a file of HELMET's holds gigabytes.
     briefs = [
         (start, {name: row[name] for name in row if name in BRIEF})

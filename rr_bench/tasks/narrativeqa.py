@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.tasks.documents import Cutter
+from rr_bench.tasks.documents import Cutter, tokenizer_files
 from rr_bench.tasks.helmet_table import DATASETS, NARRATIVE_FLOOR, document_tokens
 from rr_bench.tasks.hubsets import read_table, split_files
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import shuffled
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
 from rr_bench.tasks.stories import no_rows
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 NAME = "narrativeqa"
 USER = (
@@ -35,13 +39,10 @@ SHOTS = 2
 ROWS = 100
 
 
-def files(helmet_dir: Path | None, hub_dir: Path | None, hub: bool) -> list[Path]:
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
     """Files the rows depend on, demonstrations first."""
-    return [
-        file
-        for split in ("train", "test")
-        for file in split_files(NAME, split, helmet_dir, hub_dir, hub)
-    ]
+    splits = [file for split in ("train", "test") for file in split_files(name, split, data)]
+    return splits + tokenizer_files(data)
 
 
 def demo_block(train: Any, seed: int) -> str:
@@ -79,12 +80,13 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     """
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
-    where = (settings.helmet_dir, settings.hub_dir, settings.hub)
-    test = read_table(split_files(NAME, "test", *where), FIELDS, FIELDS, notes)
-    train = read_table(split_files(NAME, "train", *where), DEMO_FIELDS, FIELDS, notes, DEMO_FIELDS)
+    test = read_table(split_files(NAME, "test", settings.data), FIELDS, FIELDS, notes)
+    train = read_table(
+        split_files(NAME, "train", settings.data), DEMO_FIELDS, FIELDS, notes, DEMO_FIELDS
+    )
     demo = demo_block(train, settings.seed)
     cutter = Cutter(settings)
-    floor = NARRATIVE_FLOOR if settings.document_floor is None else settings.document_floor
+    floor = NARRATIVE_FLOOR if settings.data.document_floor is None else settings.data.document_floor
     limit = document_tokens(NAME, settings.length)
     made: list[Row] = []
     for i in shuffled(len(test), settings.seed):

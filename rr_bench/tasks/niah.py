@@ -21,11 +21,15 @@ from typing import Any
 from rr_bench.tasks import haystack, templates
 from rr_bench.tasks.draw import random_number, random_uuid, word_keys
 from rr_bench.tasks.generate import Generator, check_length, generate_rows
-from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows
+from rr_bench.tasks.helmet_files import data_root, find_file, helmet_rows, recall_files
 from rr_bench.tasks.metrics import after_thoughts, ruler_recall
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Draft, Row, as_split
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 VALUES = 4
 """Needles of ``niah_mv``."""
@@ -140,14 +144,21 @@ def _generator(name: str, settings: Settings) -> Generator:
             name, generation, lambda rng, index, size: make_multikey(name, rng, size), minimum=2
         )
     words, source = None, "grammar"
-    if settings.haystack is not None:
-        words = settings.haystack.read_text(encoding="utf-8").split()
-        source = settings.haystack.name
+    essay = settings.data.path("haystack")
+    if essay is not None:
+        words, source = essay.read_text(encoding="utf-8").split(), essay.name
 
     def make(rng: random.Random, index: int, size: int) -> Draft:
         return make_multivalue(rng, size, words, source)
 
     return Generator(name, generation, make, minimum=60, probe=1000)
+
+
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
+    """HELMET's file; of generated rows the essay of ``niah_mv``, if it is one."""
+    return recall_files(data, lambda root: helmet_file(name, length, root)) or (
+        [essay] if name == "niah_mv" and (essay := data.path("haystack")) else []
+    )
 
 
 def helmet_file(name: str, length: int, helmet_dir: Path) -> Path:
@@ -181,18 +192,18 @@ def rows(name: str, /, *, notes: Notes | None = None, **metadata: Any) -> list[R
         ValueError: a setting is wrong, a file is missing or corrupt; the message names it.
     """
     settings = Settings.from_metadata(metadata)
-    if settings.helmet_dir is None:
+    found = recall_files(settings.data, lambda root: helmet_file(name, settings.length, root))
+    if not found:
         generator = _generator(name, settings)
         check_length(generator, settings)
         return generate_rows(generator, settings)
-    path = helmet_file(name, settings.length, settings.helmet_dir)
     generation = VARIANTS[name].generation
-    found = Notes() if notes is None else notes
+    notes = Notes() if notes is None else notes
 
     def drafting(row: dict[str, Any]) -> tuple[str, Callable[[str], Draft]]:
         return _drafting(name, row)
 
-    return helmet_rows(name, settings, path, FIELDS, generation, drafting, KNOWN, found)
+    return helmet_rows(name, settings, found[0], FIELDS, generation, drafting, KNOWN, notes)
 
 
 def _build(name: str, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -25,10 +25,14 @@ from typing import Any
 from rr_bench.tasks import templates
 from rr_bench.tasks.generate import Generator, check_length, fitted_row, generate_rows, measure
 from rr_bench.tasks.helmet_files import read_rows, selection
-from rr_bench.tasks.json_kv import FIELDS, Pair, draw_pairs, helmet_file
+from rr_bench.tasks.json_kv import FIELDS, Pair, draw_pairs, files
 from rr_bench.tasks.prompt import Draft, Row, as_split
 from rr_bench.tasks.settings import Settings
 from rr_bench.tasks.tokens import count_tokens
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 NAME = "recall_prefill"
 QUESTIONS = 64
@@ -159,8 +163,7 @@ def rows(**metadata: Any) -> list[Row]:
     """
     settings = Settings.from_metadata(metadata)
     wanted = metadata.get("questions")
-    if settings.helmet_dir is not None:
-        path = helmet_file(settings.length, settings.helmet_dir)
+    for path in files(NAME, settings.length, settings.data):
         return _rows_of_helmet(settings, path, wanted)
     return generate_rows(generator(plan_questions(settings, wanted)), settings)
 

@@ -55,10 +55,10 @@ def uses_chat(dataset: Dataset, settings: Settings) -> bool:
     Raises:
         ValueError: ``data.chat=always`` and the tokenizer has no template.
     """
-    if not dataset.chat or settings.chat == "never":
+    if not dataset.chat or settings.data.chat == "never":
         return False
     has_template = bool(getattr(settings.tokenizer, "chat_template", None))
-    if settings.chat == "always" and not has_template:
+    if settings.data.chat == "always" and not has_template:
         raise ValueError(
             f"`data.chat`=always, but the tokenizer has no chat template for {dataset.name}: "
             "use data.chat=auto, or never for a base model"
@@ -97,7 +97,7 @@ def finish(dataset: Dataset, settings: Settings, parts: Parts, notes: Notes) -> 
             render,
             parts.context,
             budget,
-            strict=settings.strict,
+            strict=settings.data.strict_truncation,
             special=not chat,
         )
     except ValueError as error:

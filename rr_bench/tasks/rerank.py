@@ -20,6 +20,10 @@ from rr_bench.tasks.selection import (
 )
 from rr_bench.tasks.settings import Settings
 
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
+
 NAME = "msmarco_rerank"
 USER = (
     "You are provided with a list of documents, each indicated by their ID. Rank each document based "
@@ -100,11 +104,8 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     dataset = DATASETS[NAME]
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
-    if settings.helmet_dir is None:
-        raise ValueError(f"{NAME} needs HELMET's files: set `data.helmet_dir`")
     test, pool = (
-        read_rows(path, FIELDS, KNOWN, notes)
-        for path in files(dataset, settings.length, settings.helmet_dir)
+        read_rows(path, FIELDS, KNOWN, notes) for path in files(NAME, settings.length, settings.data)
     )
     keys = [row["qid"] for row in test]
     order = depth_order(keys, sample_keys(keys, KEYS, settings.seed))[: settings.samples]

@@ -1,16 +1,125 @@
-"""What the builders read of lm-eval's metadata, checked."""
+"""The settings ``data.*``, declared once, and what the builders read of lm-eval's metadata.
+
+Each field of :class:`DataSettings` says in its metadata what it does (``help``), which words it takes
+(``choices``), whether it names a path (``path``), and for which tasks it is part of a result's
+identity (``key``). The schema of a run, the builders and the cell keys all read this one class.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.tokens import Tokenizer, load_tokenizer
 
-CHAT = ("auto", "always", "never")
-CLINIC_SPLITS = ("validation", "test")
+Applies = Callable[[str, str], bool]
+"""(task, source of its rows) to whether a setting can change them."""
+
+
+def _from_files(task: str, source: str) -> bool:
+    return source == "helmet"
+
+
+def _chat(task: str, source: str) -> bool:
+    return task in DATASETS and DATASETS[task].chat
+
+
+def _clinic(task: str, source: str) -> bool:
+    return task == "icl_clinic150"
+
+
+def _documents(task: str, source: str) -> bool:
+    return task in DATASETS and DATASETS[task].category in ("longqa", "summ")
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    path: bool = False,
+    key: Applies | None = None,
+) -> Any:
+    """A field with its metadata; ``key`` None: the rows depend on it through file hashes at most."""
+    return field(default=default, metadata={"help": text, "choices": choices, "path": path, "key": key})
+
+
+@dataclass
+class DataSettings:
+    """Group ``data``: where task rows come from, and how prompts are made of them."""
+
+    helmet_dir: str | None = _setting(
+        None, "folder of HELMET's unpacked data; null generates what can be generated", path=True
+    )
+    recall: str = _setting(
+        "auto",
+        "Recall's rows: files, generated, or auto (files where helmet_dir has them)",
+        choices=("auto", "files", "generated"),
+    )
+    haystack: str | None = _setting(
+        None, "text file for generated niah_mv; null draws sentences from a grammar", path=True
+    )
+    strict_truncation: bool = _setting(
+        False, "cut an over-long HELMET prompt until it fits, instead of once", key=_from_files
+    )
+    chat: str = _setting(
+        "auto",
+        "chat template where HELMET uses one",
+        choices=("auto", "always", "never"),
+        key=_chat,
+    )
+    clinic_split: str = _setting(
+        "validation",
+        "CLINC150 split that is scored: HELMET's, or test as the RRAttention authors",
+        choices=("validation", "test"),
+        key=_clinic,
+    )
+    document_floor: int | None = _setting(
+        None, "Llama-2 tokens a story must have; null: HELMET's own floors", key=_documents
+    )
+    llama2_tokenizer: str | None = _setting(
+        None,
+        "folder or hub id of the tokenizer that cuts stories; null: the one in helmet_dir",
+        key=_documents,
+    )
+    hub_dir: str | None = _setting(
+        None, "local copies of the sets HELMET takes from the hub; null: in helmet_dir", path=True
+    )
+    hub: bool = _setting(False, "fetch such a set from the hub where there is no copy")
+
+    @property
+    def source(self) -> str:
+        """``helmet`` or ``generated``: whether HELMET's folder is there to read."""
+        return "generated" if self.helmet_dir is None else "helmet"
+
+    def path(self, name: str) -> Path | None:
+        """A setting that names a path, with ``~`` expanded; None if it is not set."""
+        value = getattr(self, name)
+        return None if not value else Path(str(value)).expanduser()
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> DataSettings:
+        """The settings among lm-eval's metadata, checked.
+
+        Raises:
+            ValueError: a word that is no choice, or a path that does not exist.
+        """
+        data = cls(**{one.name: metadata[one.name] for one in fields(cls) if one.name in metadata})
+        for one in fields(cls):
+            value, choices = getattr(data, one.name), one.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(
+                    f"`data.{one.name}` must be one of {', '.join(choices)}, got {value!r}"
+                )
+            path = data.path(one.name) if one.metadata["path"] else None
+            if path is not None and not path.exists():
+                raise ValueError(
+                    f"`data.{one.name}`={value} does not exist; give an existing path or null"
+                )
+        return data
 
 
 @dataclass(frozen=True)
@@ -22,31 +131,14 @@ class Settings:
         length: tokens of prompt and generation together.
         samples: rows to make.
         seed: of the generated rows, and of the choice among HELMET's rows (there: 42).
-        helmet_dir: HELMET's unpacked data; None generates the rows.
-        haystack: text file for ``niah_mv``; None draws sentences from a grammar.
-        strict: cut an over-long HELMET prompt until it fits instead of once.
-        chat: ``auto`` uses the chat template where HELMET does and the tokenizer has one;
-            ``always`` insists on one there; ``never`` is for base models.
-        clinic_split: CLINC150 split that is scored: ``validation`` (HELMET) or ``test``.
-        document_floor: Llama-2 tokens a story must have; None: HELMET's own floors.
-        llama2_tokenizer: folder of the tokenizer that cuts stories; None: inside ``helmet_dir``.
-        hub_dir: local copies of the sets HELMET takes from the hub; None: inside ``helmet_dir``.
-        hub: fetch such a set from the hub when there is no local copy.
+        data: where rows come from and how prompts are made.
     """
 
     tokenizer: Tokenizer
     length: int
     samples: int
     seed: int = 42
-    helmet_dir: Path | None = None
-    haystack: Path | None = None
-    strict: bool = False
-    chat: str = "auto"
-    clinic_split: str = "validation"
-    document_floor: int | None = None
-    llama2_tokenizer: str | None = None
-    hub_dir: Path | None = None
-    hub: bool = False
+    data: DataSettings = field(default_factory=DataSettings)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Settings:
@@ -60,15 +152,7 @@ class Settings:
             length=_positive(metadata, "length", "lengths"),
             samples=_positive(metadata, "samples", "samples"),
             seed=int(metadata.get("seed", 42)),
-            helmet_dir=_path(metadata, "helmet_dir"),
-            haystack=_path(metadata, "haystack"),
-            strict=bool(metadata.get("strict_truncation", False)),
-            chat=_choice(metadata, "chat", CHAT),
-            clinic_split=_choice(metadata, "clinic_split", CLINIC_SPLITS),
-            document_floor=metadata.get("document_floor"),
-            llama2_tokenizer=metadata.get("llama2_tokenizer"),
-            hub_dir=_path(metadata, "hub_dir"),
-            hub=bool(metadata.get("hub", False)),
+            data=DataSettings.from_metadata(metadata),
         )
 
 
@@ -78,22 +162,3 @@ def _positive(metadata: Mapping[str, Any], key: str, setting: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"`{setting}` must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _choice(metadata: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
-    """One of a few words; the first is the default."""
-    value = metadata.get(key, choices[0])
-    if value not in choices:
-        raise ValueError(f"`data.{key}` must be one of {', '.join(choices)}, got {value!r}")
-    return str(value)
-
-
-def _path(metadata: Mapping[str, Any], key: str) -> Path | None:
-    """An existing path of the metadata, or None."""
-    value = metadata.get(key)
-    if not value:
-        return None
-    path = Path(str(value)).expanduser()
-    if not path.exists():
-        raise ValueError(f"`data.{key}`={value} does not exist; give an existing path or null")
-    return path

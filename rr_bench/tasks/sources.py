@@ -1,63 +1,135 @@
-"""Which data files a task reads: part of a result's identity, known without a model's tokenizer."""
+"""Where a task's rows come from: part of a result's identity, known without a model's tokenizer."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from rr_bench.tasks import alce, icl, json_kv, kilt, lexsum, narrativeqa, niah, stories
-from rr_bench.tasks.documents import tokenizer_name
-from rr_bench.tasks.helmet_table import DATASETS, Dataset
+from rr_bench import TASKS as FOLDER
+from rr_bench.store.fingerprint import file_hash
+from rr_bench.tasks import (
+    alce,
+    icl,
+    json_kv,
+    kilt,
+    lexsum,
+    narrativeqa,
+    niah,
+    recall_prefill,
+    rerank,
+    stories,
+)
+from rr_bench.tasks.definitions import read_definition
+from rr_bench.tasks.helmet_table import DATASETS
+from rr_bench.tasks.settings import DataSettings
 
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""
 
+MODULES: dict[str, ModuleType] = {
+    "json_kv": json_kv,
+    "recall": niah,
+    "recall_prefill": recall_prefill,
+    "rag": kilt,
+    "rerank": rerank,
+    "cite": alce,
+    "icl": icl,
+    "narrativeqa": narrativeqa,
+    "multi_lexsum": lexsum,
+    "longqa": stories,
+    "summ": stories,
+}
+"""Builder of a task, or of a category where all of its tasks share one."""
 
-def source_files(
-    task: str,
-    length: int,
-    helmet_dir: Path | None,
-    haystack: Path | None,
-    *,
-    hub_dir: Path | None = None,
-    hub: bool = False,
-    clinic_split: str = "validation",
-    llama2_tokenizer: str | None = None,
-) -> list[Path]:
+
+def module_of(task: str) -> ModuleType:
+    """The module that builds and scores a task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if task in MODULES and task not in _categories():
+        return MODULES[task]
+    if task not in DATASETS:
+        names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
+        raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
+    return MODULES[DATASETS[task].category]
+
+
+def _categories() -> set[str]:
+    return {dataset.category for dataset in DATASETS.values()}
+
+
+def source_files(task: str, length: int, data: DataSettings) -> list[Path]:
     """Files whose content decides the rows; empty if they are generated from the seed alone.
-
-    Args:
-        task: task name.
-        length: nominal length in tokens.
-        helmet_dir: HELMET's unpacked data.
-        haystack: text of ``niah_mv``.
-        hub_dir: local copies of the sets HELMET takes from the hub.
-        hub: fetch such a set where there is no copy.
-        clinic_split: CLINC150 split that is scored.
-        llama2_tokenizer: folder or hub id of the tokenizer that cuts documents.
 
     Raises:
         ValueError: unknown task, or a file is missing.
     """
-    if task in TASKS:
-        return _recall_files(task, length, helmet_dir, haystack)
-    if task not in DATASETS:
-        names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
-        raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
-    dataset = DATASETS[task]
-    if dataset.category == "icl":
-        icl.shots_of(dataset.knobs, length, task)
-        return icl.files(task, helmet_dir, hub_dir, hub, clinic_split)
-    if dataset.folder:
-        return _helmet_files(dataset, length, helmet_dir)
-    if task == narrativeqa.NAME:
-        found = narrativeqa.files(helmet_dir, hub_dir, hub)
-    elif task == lexsum.NAME:
-        found = lexsum.files(helmet_dir, hub_dir, hub)
-    else:
-        found = stories.files(task, helmet_dir, hub_dir, hub)
-    return found + _tokenizer_files(tokenizer_name(helmet_dir, llama2_tokenizer))
+    found: list[Path] = module_of(task).files(task, length, data)
+    return found
+
+
+def source_of(task: str, length: int, data: DataSettings) -> str:
+    """``helmet`` or ``generated``: whether the rows are HELMET's own.
+
+    Raises:
+        ValueError: as :func:`source_files`.
+    """
+    if task not in TASKS:
+        return "helmet"
+    found = source_files(task, length, data)
+    return "helmet" if found and found != [data.path("haystack")] else "generated"
+
+
+def identity(task: str, length: int, data: DataSettings) -> dict[str, Any]:
+    """Everything of the data that can change a task's rows, as JSON values.
+
+    Returns:
+        ``source``, ``files`` (name to SHA-256), and each setting of ``data`` whose ``key`` says that
+        it applies to this task.
+
+    Raises:
+        ValueError: unknown task, or a file is missing.
+        OSError: a file cannot be read.
+    """
+    source = source_of(task, length, data)
+    files = labelled(source_files(task, length, data))
+    switches = {
+        one.name: getattr(data, one.name)
+        for one in fields(DataSettings)
+        if one.metadata["key"] is not None and one.metadata["key"](task, source)
+    }
+    name = switches.get("llama2_tokenizer")
+    if name is not None and Path(name).expanduser().is_dir():
+        switches["llama2_tokenizer"] = None  # its files say what it is
+    return {"source": source, "files": {k: _hash(path) for k, path in files.items()}, **switches}
+
+
+def versions(task: str) -> dict[str, int]:
+    """Versions of what turns data into numbers: task definition, prompt builder and scorer.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    module = module_of(task)
+    return {"task": _task_version(task), "prompts": module.PROMPTS, "scorer": module.SCORER}
+
+
+def newline_stop(task: str, setting: bool | str) -> bool:
+    """Whether generation ends at a newline token.
+
+    ``auto`` is what HELMET's configs ask for: on for RAG, ICL and re-ranking. The RRAttention authors
+    ran it so; HELMET's own numbers were made without, as its code never read the configs' key.
+    """
+    if setting != "auto":
+        return bool(setting)
+    return task in DATASETS and DATASETS[task].newline_stop
 
 
 def labelled(files: Sequence[Path]) -> dict[str, Path]:
@@ -69,47 +141,18 @@ def labelled(files: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _recall_files(task: str, length: int, helmet_dir: Path | None, haystack: Path | None) -> list[Path]:
-    if helmet_dir is None:
-        return [haystack] if task == "niah_mv" and haystack is not None else []
-    if task in niah.VARIANTS:
-        return [niah.helmet_file(task, length, helmet_dir)]
-    return [json_kv.helmet_file(length, helmet_dir)]
+def _hash(path: Path) -> str:
+    """SHA-256 of a file, computed once per process for every path, size and time of change."""
+    stat = path.stat()
+    return _hash_of(str(path), stat.st_size, stat.st_mtime_ns)
 
 
-def _helmet_files(dataset: Dataset, length: int, helmet_dir: Path | None) -> list[Path]:
-    if helmet_dir is None:
-        raise ValueError("there are no generated rows of it: set `data.helmet_dir`")
-    if dataset.category == "cite":
-        return alce.files(dataset, length, helmet_dir)
-    return kilt.files(dataset, length, helmet_dir)
+@functools.lru_cache(maxsize=4096)
+def _hash_of(path: str, size: int, changed: int) -> str:
+    return file_hash(path)
 
 
-def _tokenizer_files(name: str) -> list[Path]:
-    """What decides a local tokenizer's tokens; one from the hub goes by its name in the settings."""
-    folder = Path(name).expanduser()
-    return [path for path in (folder / "tokenizer.json", folder / "tokenizer.model") if path.is_file()]
-
-
-def switches(
-    task: str,
-    *,
-    chat: str,
-    clinic_split: str,
-    document_floor: int | None,
-    llama2_tokenizer: str | None,
-) -> dict[str, object]:
-    """The data settings that can change this task's rows, as part of a cell's identity."""
-    dataset = DATASETS.get(task)
-    found: dict[str, object] = {}
-    if dataset is None or dataset.category == "recall":
-        return found
-    if dataset.chat:
-        found["chat"] = chat
-    if task == "icl_clinic150":
-        found["clinic_split"] = clinic_split
-    if dataset.category in ("longqa", "summ"):
-        found["document_floor"] = document_floor
-        local = llama2_tokenizer is None or Path(llama2_tokenizer).expanduser().is_dir()
-        found["llama2_tokenizer"] = None if local else llama2_tokenizer
-    return found
+@functools.cache
+def _task_version(task: str) -> int:
+    (path,) = FOLDER.rglob(f"{task}.yaml")
+    return int(read_definition(path)["metadata"]["version"])

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rr_bench.tasks.documents import Cutter
+from rr_bench.tasks.documents import Cutter, tokenizer_files
 from rr_bench.tasks.helmet_table import DATASETS, STORY_FLOOR, document_tokens
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.prompt import Row, as_split
 from rr_bench.tasks.render import Parts, fill, finish
 from rr_bench.tasks.selection import shuffled
-from rr_bench.tasks.settings import Settings
+from rr_bench.tasks.settings import DataSettings, Settings
+
+PROMPTS = 1
+SCORER = 1
+"""Versions of the prompts built here and of their scores, in every result's identity."""
 
 QA_USER = (
     "You are given a story and a question. Answer the question as concisely as you can, using a single "
@@ -51,9 +55,9 @@ SHOTS = 2
 ROWS = 100
 
 
-def files(name: str, helmet_dir: Path | None, hub_dir: Path | None, hub: bool) -> list[Path]:
+def files(name: str, length: int, data: DataSettings) -> list[Path]:
     """Files the rows depend on."""
-    return split_files(HUB_SET, SPLITS[name], helmet_dir, hub_dir, hub)
+    return split_files(HUB_SET, SPLITS[name], data) + tokenizer_files(data)
 
 
 def options_text(row: Mapping[str, Any]) -> str:
@@ -129,10 +133,10 @@ def rows(*, notes: Notes | None = None, **metadata: Any) -> list[Row]:
     name = dataset.name
     settings = Settings.from_metadata(metadata)
     notes = Notes() if notes is None else notes
-    found = files(name, settings.helmet_dir, settings.hub_dir, settings.hub)
+    found = split_files(HUB_SET, SPLITS[name], settings.data)
     table = read_table(found, FIELDS, FIELDS, notes)
     cutter = Cutter(settings)
-    floor = STORY_FLOOR if settings.document_floor is None else settings.document_floor
+    floor = STORY_FLOOR if settings.data.document_floor is None else settings.data.document_floor
     kept, ids = [], []
     for i in range(len(table)):
         row = table[i]
