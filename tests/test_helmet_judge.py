@@ -4,18 +4,20 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from transformers import T5Config, T5ForConditionalGeneration
 
-from rr_bench.judge import autoais
+from rr_bench.judge import autoais, gpt
+from rr_bench.judge.autoais import RowScore
 from rr_bench.judge.cache import ReplyCache
 from rr_bench.judge.cells import judge_cell, write_judged
 from rr_bench.judge.gpt import (
     Endpoint,
     answer_score,
-    last_json,
+    numbers_in,
     prompt_constants,
     summary_f1,
 )
@@ -53,7 +55,9 @@ def test_statements_of_sentences_and_list_items():
         ("Who? Bob", None),
         ("Who? Eve", (-1,)),
     ]
-    assert statements(" ", "alce_qampari") == statements("No.") == []
+    assert statements("No.") == statements(" No.  ") == []
+    assert statements(" ", "alce_qampari") == [autoais.Statement("Who?", None)]
+    assert autoais.score(statements("", "alce_qampari"), DOCS, entails_if([0])) == RowScore(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -113,16 +117,24 @@ def test_entailment_is_batched_and_cached(tmp_path, t5, monkeypatch):
 class Judge(BaseHTTPRequestHandler):
     """Fails once with 503, then answers; what it was asked is kept on the server."""
 
+    status = 200
+
+    def wrap(self, content):
+        return json.dumps({"choices": [{"message": {"content": content}}]})
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((body, self.headers["Authorization"]))
         if len(self.server.asked) == 1:
-            self.send_error(503)
+            self.send_response(503)
+            self.send_header("retry-after-ms", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         content = self.server.reply(body["messages"][0]["content"])
-        answer = {"choices": [{"message": {"content": content}}]}
-        data = json.dumps(answer).encode()
-        self.send_response(200)
+        data = self.wrap(content).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -144,7 +156,7 @@ def server():
 def endpoint(server, tmp_path):
     url = f"http://127.0.0.1:{server.server_port}/v1"
     cache = ReplyCache(tmp_path / "gpt.jsonl", "gpt 0.1")
-    return Endpoint(url, "gpt", cache, key_variable="TEST_KEY", pause=0)
+    return Endpoint(url, "gpt", cache, key_variable="TEST_KEY")
 
 
 def test_endpoint_retries_caches_and_sends_the_key(server, tmp_path, monkeypatch):
@@ -164,9 +176,44 @@ def test_endpoint_retries_caches_and_sends_the_key(server, tmp_path, monkeypatch
         Endpoint("file:///etc", "m", ReplyCache(tmp_path / "x", "j"))
 
 
+def test_another_key_is_never_sent(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "not for this endpoint")
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    endpoint(server, tmp_path).ask("p", ("fluency",))
+    assert [key for _, key in server.asked] == ["Bearer none"] * 2
+
+
+def test_what_the_endpoint_does_wrong_is_one_line(server, tmp_path, monkeypatch):
+    judge = endpoint(server, tmp_path)
+    server.asked.append(None)
+    server.reply = lambda prompt: None
+    assert judge.ask("refused", ("fluency",)) is None
+    for foreign in ('{"answer": "?"}', "no JSON", "[]", '{"choices": []}'):
+        monkeypatch.setattr(Judge, "wrap", lambda self, content, foreign=foreign: foreign)
+        with pytest.raises(ValueError, match="does not speak OpenAI's format"):
+            judge.ask("p", ("fluency",))
+    monkeypatch.setattr(Judge, "status", 401)
+    with pytest.raises(ValueError, match="says 401 Unauthorized"):
+        judge.ask("p", ("fluency",))
+    monkeypatch.setattr(gpt, "RETRIES", 0)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ValueError, match="cannot be reached"):
+        endpoint(server, tmp_path).ask("p", ("fluency",))
+
+
+def test_without_openai_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"pip install 'rr-bench\[judge\]'"):
+        Endpoint("http://localhost", "m", ReplyCache(tmp_path / "x", "j"))
+
+
 def test_scores_of_replies():
-    assert last_json('{"a": 1} then {"a": 2, "b": 0.5}', ["a", "b"]) == {"a": 2, "b": 0.5}
-    assert last_json('{"a": "x"}', ["a"]) is last_json("{]}", ["a"]) is last_json("", ["a"]) is None
+    assert numbers_in('{"a": 1} then {"a": 2, "b": 0.5}', ["a", "b"]) == {"a": 2, "b": 0.5}
+    for unusable in ('{"a": "x"}', "{]}", "", '{"a": true}', '{"a": NaN}', '{"b": 1}', "```json 3 ```"):
+        assert numbers_in(unusable, ["a"]) is None
+    nested = 'So ```json\n{"a": 1, "why": {"b": [{}, {"c": 2}]}, "d": {}}\n``` in all'
+    assert numbers_in(nested.replace('"d": {}', '"d": {"e": {"f": 1}}'), ["a"]) == {"a": 1}
     assert answer_score({"fluency": 1, "correctness": 2}) == pytest.approx(2 / 3)
     one = {"fluency": 1}, {"recall": 2}, {"precision": 3, "sentence_count": 4}
     assert summary_f1(*one, keypoints=4) == pytest.approx(2 * 0.5 * 0.75 / 1.25)
@@ -262,6 +309,10 @@ def test_answers_and_summaries_of_a_cell(server, tmp_path):
     values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
     assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"
+    server.reply = lambda prompt: "no idea"
+    cell.samples[0] = replace(cell.samples[0], output="Eve")
+    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    assert values == {"gpt-4-score": {cell.samples[0].uid: None}}  # covered, out of the mean
     server.reply = lambda prompt: '{"fluency": 1, "recall": 1, "precision": 2, "sentence_count": 2}'
     cell = stored("infbench_sum", " Text. ", ["Expert."], chat=True)
     values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rr_bench.judge.cache import ReplyCache
-from rr_bench.judge.cells import judge_cell, write_judged
+from rr_bench.judge.cells import Values, judge_cell, write_judged
 from rr_bench.judge.gpt import TEMPERATURE, Endpoint
 from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
@@ -41,11 +41,21 @@ def sentence_splitter(kind: str) -> Callable[[str], Sequence[str]]:
         nltk.sent_tokenize("One. Two.")
     except (ImportError, LookupError) as error:
         raise ValueError(
-            "ALCE's sentences are nltk's: `python -m nltk.downloader punkt_tab`, or take "
-            "--sentences rule and say so"
+            "ALCE's sentences are nltk's: pip install 'rr-bench[judge]' and `python -m nltk.downloader "
+            "punkt_tab`, or take --sentences rule, which the results name"
         ) from error
     split: Callable[[str], Sequence[str]] = nltk.sent_tokenize
     return split
+
+
+def summary(values: Values, means: Mapping[str, float | None]) -> str:
+    """A cell's judged metrics in percent, and how many samples each mean is over."""
+    shown = []
+    for metric, mean in means.items():
+        usable = sum(value is not None for value in values[metric].values())
+        count = f"n={usable} of {len(values[metric])}"
+        shown.append(f"{metric} {'undefined' if mean is None else f'{100 * mean:.1f}'} ({count})")
+    return ", ".join(shown)
 
 
 def arguments() -> argparse.Namespace:
@@ -103,11 +113,7 @@ def main() -> int:
             print(f"error: {folder.name}: {error}", file=sys.stderr)
             failed = True
             continue
-        shown = ", ".join(
-            f"{m} undefined" if value is None else f"{m} {100 * value:.1f} (n={len(values[m])})"
-            for m, value in means.items()
-        )
-        print(f"{cell.info.label}: {shown}")
+        print(f"{cell.info.label}: {summary(values, means)}")
     return int(failed)
 
 

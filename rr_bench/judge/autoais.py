@@ -47,7 +47,7 @@ def statements(
     documents: int,
     sentences: Callable[[str], Sequence[str]],
 ) -> list[Statement]:
-    """What an output claims.
+    """What an output claims; of QAMPARI's an empty one too, which no document can support.
 
     Args:
         name: ``alce_asqa`` or ``alce_qampari``.
@@ -58,9 +58,9 @@ def statements(
     """
     text = clean_output(output)
     if name == "alce_qampari":
-        parts = [f"{question} {item.strip()}" for item in listed(text)] if text.strip() else []
+        parts = [f"{question} {item.strip()}" for item in listed(text)]
     else:
-        parts = [part for part in sentences(text) if len(part) >= SHORTEST]
+        parts = [part for part in sentences(text) if len(part.strip()) >= SHORTEST]
     made = []
     for part in parts:
         refs = tuple(references(part))

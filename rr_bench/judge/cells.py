@@ -22,7 +22,8 @@ BOOK = {"infbench_sum": "_book", "multi_lexsum": ""}
 KINDS = ("fluency", "recall", "precision")
 
 Values = dict[str, dict[str, float | None]]
-"""Metric to sample to value in 0..1; None where HELMET leaves the sample out of the mean."""
+"""Metric to sample to value in 0..1; None where it is left out of the mean, as HELMET does: an answer
+that states nothing, or a judge's reply that cannot be used."""
 
 
 def outputs(cell: Cell) -> dict[int, SampleRecord]:
@@ -60,7 +61,7 @@ def judge_citations(
 
 
 def judge_answers(cell: Cell, data: Data, judge: Endpoint) -> Values:
-    """GPT score of a NarrativeQA cell; unusable replies are left out and can be asked again."""
+    """GPT score of a NarrativeQA cell; where a reply is unusable, the next run asks again."""
     samples = outputs(cell)
     path = data.helmet_dir / "scripts" / "eval_gpt4_longqa.py"
     template = prompt_constants(path, ["judge_prompt"])["judge_prompt"]
@@ -70,13 +71,12 @@ def judge_answers(cell: Cell, data: Data, judge: Endpoint) -> Values:
         said = parse(whole(cell, one).replace("\n", " "), "Answer:")
         prompt = template.format(question=asked[i], correct_answers=one.golds, parsed_output=said)
         numbers = judge.ask(prompt, ("fluency", "correctness"))
-        if numbers is not None:
-            values[one.uid] = answer_score(numbers)
+        values[one.uid] = None if numbers is None else answer_score(numbers)
     return {"gpt-4-score": values}
 
 
 def judge_summaries(cell: Cell, data: Data, judge: Endpoint) -> Values:
-    """GPT F1 of a summary cell; unusable replies are left out and can be asked again."""
+    """GPT F1 of a summary cell; where a reply is unusable, the next run asks again."""
     name, samples = cell.info.task, outputs(cell)
     names = {kind: f"{kind}_prompt{BOOK[name]}" for kind in KINDS}
     path = data.helmet_dir / "scripts" / "eval_gpt4_summ.py"
@@ -94,6 +94,7 @@ def judge_summaries(cell: Cell, data: Data, judge: Endpoint) -> Values:
             templates[names["precision"]].format(expert_summary=expert.summary, summary=said),
             ["precision", "sentence_count"],
         )
+        values[one.uid] = None
         if fluency and recall and precision:
             values[one.uid] = summary_f1(fluency, recall, precision, len(expert.keypoints))
     return {"gpt-4-f1": values}

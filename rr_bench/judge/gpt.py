@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,11 @@ from rr_bench.judge.cache import ReplyCache
 
 TEMPERATURE = 0.1
 TOKENS = 4096
-TRIES = 5
-RETRY = (408, 409, 429, 500, 502, 503, 504)
+NO_KEY = "none"
+FOREIGN = "the judge's endpoint does not speak OpenAI's format"
+SECONDS = 300
+RETRIES = 4
+"""Of one question, by the ``openai`` package: after time-outs, refused connections, 429 and 5xx."""
 
 
 class Endpoint:
@@ -32,29 +33,33 @@ class Endpoint:
         url: base address, for example ``https://api.openai.com/v1``.
         model: model name; HELMET's is ``gpt-4o-2024-05-13``.
         cache: earlier replies.
-        key_variable: environment variable with the key; none is sent if it is not set.
-        pause: seconds before the first retry; doubles with each.
+        key_variable: environment variable with the key; without it the word ``none`` is sent, which
+            local servers accept.
+
+    Raises:
+        ValueError: the address is none, or the ``openai`` package is missing.
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str,
-        cache: ReplyCache,
-        *,
-        key_variable: str = "OPENAI_API_KEY",
-        pause: float = 2.0,
+        self, url: str, model: str, cache: ReplyCache, *, key_variable: str = "OPENAI_API_KEY"
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"--endpoint={url}: expected an http or https address")
-        self._url = url.rstrip("/") + "/chat/completions"
+        try:
+            import openai
+        except ImportError as error:
+            raise ValueError(
+                "--endpoint needs the openai package: pip install 'rr-bench[judge]'"
+            ) from error
+        self._openai = openai
+        # Without a key of its own the package would take another variable's.
+        key = os.environ.get(key_variable) or NO_KEY
+        self._client = openai.OpenAI(base_url=url, api_key=key, timeout=SECONDS, max_retries=RETRIES)
         self._model = model
         self._cache = cache
-        self._key = os.environ.get(key_variable)
-        self._pause = pause
 
     def ask(self, prompt: str, fields: Collection[str]) -> dict[str, float] | None:
-        """Numbers a reply gives in its last JSON object, None if it gives none.
+        """Numbers that a reply gives for every field, None if it does not.
 
         Only a usable reply is cached, so that the next run asks again.
 
@@ -63,52 +68,56 @@ class Endpoint:
         """
         cached = self._cache.get(prompt)
         reply = self._request(prompt) if cached is None else cached
-        numbers = last_json(reply, fields)
+        numbers = numbers_in(reply, fields)
         if cached is None and numbers is not None:
             self._cache.put(prompt, reply)
         return numbers
 
     def _request(self, prompt: str) -> str:
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": TEMPERATURE,
-            "max_tokens": TOKENS,
-        }
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        for attempt in range(TRIES):
-            try:
-                with urllib.request.urlopen(request, timeout=300) as answer:
-                    return str(json.load(answer)["choices"][0]["message"]["content"])
-            except urllib.error.HTTPError as error:
-                if error.code not in RETRY or attempt == TRIES - 1:
-                    raise ValueError(
-                        f"the judge's endpoint says {error.code} {error.reason}"
-                    ) from error
-            except (urllib.error.URLError, TimeoutError) as error:
-                if attempt == TRIES - 1:
-                    raise ValueError(f"the judge's endpoint cannot be reached: {error}") from error
-            except (KeyError, IndexError, TypeError, ValueError) as error:
-                raise ValueError("the judge's endpoint does not speak OpenAI's format") from error
-            time.sleep(self._pause * 2**attempt)
-        raise AssertionError("unreachable")
+        try:
+            answer = self._client.chat.completions.create(
+                model=self._model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=TEMPERATURE,
+                max_tokens=TOKENS,
+            )
+        except self._openai.APIStatusError as error:
+            raise ValueError(
+                f"the judge's endpoint says {error.status_code} {error.response.reason_phrase}"
+            ) from error
+        except self._openai.APIConnectionError as error:
+            raise ValueError(f"the judge's endpoint cannot be reached: {error}") from error
+        except (self._openai.OpenAIError, ValueError) as error:
+            raise ValueError(FOREIGN) from error
+        try:
+            return answer.choices[0].message.content or ""
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(FOREIGN) from error
 
 
-def last_json(reply: str, fields: Collection[str]) -> dict[str, float] | None:
-    """The last JSON object of a reply, if it holds a number for every field."""
-    found = re.findall(r"\{.*?\}", reply, re.DOTALL)
-    if not found:
-        return None
-    try:
-        values = json.loads(found[-1])
-    except ValueError:
-        return None
-    numbers = {name: values.get(name) for name in fields}
-    ok = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values())
-    return numbers if ok else None
+def numbers_in(reply: str, fields: Collection[str]) -> dict[str, float] | None:
+    """What a reply says last as JSON, if it holds a number for every field.
+
+    That is its last pair of braces, or, where this is no JSON of its own, the block fenced as
+    ``json``. HELMET reads summaries' replies so; of NarrativeQA's it drops the fenced ones, which are
+    used here as well.
+    """
+    braces = re.findall(r"\{.*?\}", reply, re.DOTALL)[-1:]
+    fenced = reply.partition("```json")[2].rpartition("```")[0]
+    for text in (*braces, fenced):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            continue
+        if not isinstance(values, dict):
+            return None
+        numbers = {name: float(values[name]) for name in fields if _is_number(values.get(name))}
+        return numbers if len(numbers) == len(fields) else None
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def prompt_constants(path: Path, names: Collection[str]) -> dict[str, str]:
