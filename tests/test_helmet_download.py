@@ -14,6 +14,7 @@ from rr_bench.download import helmet
 from rr_bench.download.errors import DownloadError
 from rr_bench.download.unpack import unpack
 from rr_bench.tasks.hubsets import split_files
+from rr_bench.tasks.settings import DataSettings
 
 LARGE = 10**6
 
@@ -194,7 +195,7 @@ def test_hub_sets_come_once_and_where_the_builders_look(hub, tmp_path):
     helmet.get_hub(tmp_path, said.append, names)
     assert [line.rpartition(" ")[2] for line in said] == ["fetched", "fetched", "there", "there"]
     for name, split in (("clinic150", "train"), ("infinitebench", "longbook_qa_eng")):
-        (file,) = split_files(name, split, tmp_path, None, False)
+        (file,) = split_files(name, split, DataSettings(helmet_dir=str(tmp_path)))
         assert file.read_bytes() in hub.files.values()
     with pytest.raises(DownloadError, match="no set 'nothing'"):
         helmet.get_hub(tmp_path, said.append, ["nothing"])

@@ -21,12 +21,12 @@ from rr_bench.judge.gpt import (
     prompt_constants,
     summary_f1,
 )
-from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import Cell as StoredCell
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.niah import split_sentences
+from rr_bench.tasks.settings import DataSettings
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer
 
@@ -281,9 +281,15 @@ def test_citations_of_a_cell_use_all_retrieved_documents(tmp_path):
         cache.put(f"premise: Title: T44\nx44 hypothesis: {claim}", "1")
     for chat in (True, False):
         cell = stored("alce_qampari", "Ann [45]", ["Ann"], chat=chat)
-        values = judge_cell(cell, Data(tmp_path), Entailment("/nowhere", cache), None, split_sentences)
+        values = judge_cell(
+            cell,
+            DataSettings(helmet_dir=str(tmp_path)),
+            Entailment("/nowhere", cache),
+            None,
+            split_sentences,
+        )
         assert list(values["citation_rec"].values()) == [1.0]
-    assert judge_cell(cell, Data(tmp_path), None, None, split_sentences) is None
+    assert judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, None, split_sentences) is None
 
 
 def test_answers_and_summaries_of_a_cell(server, tmp_path):
@@ -306,16 +312,16 @@ def test_answers_and_summaries_of_a_cell(server, tmp_path):
     )
     judge = endpoint(server, tmp_path)
     cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False)
-    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    values = judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
     assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"
     server.reply = lambda prompt: "no idea"
     cell.samples[0] = replace(cell.samples[0], output="Eve")
-    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    values = judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: None}}  # covered, out of the mean
     server.reply = lambda prompt: '{"fluency": 1, "recall": 1, "precision": 2, "sentence_count": 2}'
     cell = stored("infbench_sum", " Text. ", ["Expert."], chat=True)
-    values = judge_cell(cell, Data(tmp_path), None, judge, split_sentences)
+    values = judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, judge, split_sentences)
     assert values["gpt-4-f1"][cell.samples[0].uid] == pytest.approx(2 / 3)
     asked = [body["messages"][0]["content"] for body, _ in server.asked[-3:]]
     assert asked == ["F Text.", "R 1. one\n2. two S Text.", "P Expert. S Text."]

@@ -17,12 +17,12 @@ from pathlib import Path
 from rr_bench.judge.cache import ReplyCache
 from rr_bench.judge.cells import Values, judge_cell, write_judged
 from rr_bench.judge.gpt import TEMPERATURE, Endpoint
-from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import cell_folders, read_cell
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.records import RecordError
 from rr_bench.tasks.niah import split_sentences
+from rr_bench.tasks.settings import DataSettings
 
 GPT = "gpt-4o-2024-05-13"
 
@@ -66,8 +66,8 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="folder with cells/, as given to a run as out=")
-    parser.add_argument("--helmet-dir", type=Path, required=True, help="the run's data.helmet_dir")
-    parser.add_argument("--hub-dir", type=Path, help="the run's data.hub_dir")
+    parser.add_argument("--helmet-dir", required=True, help="the run's data.helmet_dir")
+    parser.add_argument("--hub-dir", help="the run's data.hub_dir")
     parser.add_argument("--hub", action="store_true", help="the run's data.hub")
     parser.add_argument("--nli", help="entailment checkpoint: a folder or a hub id")
     parser.add_argument("--nli-batch", type=int, default=8, help="pairs per forward pass")
@@ -84,7 +84,7 @@ def main() -> int:
     if not given.nli and not given.endpoint:
         print("error: give --nli, --endpoint, or both", file=sys.stderr)
         return 2
-    data = Data(given.helmet_dir, given.hub_dir, given.hub)
+    data = DataSettings(helmet_dir=given.helmet_dir, hub_dir=given.hub_dir, hub=given.hub)
     cache = given.out / "judge_cache"
     nli = gpt = None
     failed = False

@@ -9,13 +9,14 @@ from typing import Any
 
 from rr_bench.judge import autoais, material
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
-from rr_bench.judge.material import Data
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import Cell
 from rr_bench.store.jsonl import read_json, write_whole
 from rr_bench.store.records import SampleRecord
+from rr_bench.tasks.helmet_files import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics import after_thoughts, parse
+from rr_bench.tasks.settings import DataSettings
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
 BOOK = {"infbench_sum": "_book", "multi_lexsum": ""}
@@ -40,7 +41,7 @@ def whole(cell: Cell, sample: SampleRecord) -> str:
 
 
 def judge_citations(
-    cell: Cell, data: Data, judge: Entailment, sentences: Callable[[str], Sequence[str]]
+    cell: Cell, data: DataSettings, judge: Entailment, sentences: Callable[[str], Sequence[str]]
 ) -> Values:
     """Citation recall and precision of an ALCE cell."""
     name, samples = cell.info.task, outputs(cell)
@@ -60,10 +61,10 @@ def judge_citations(
     return values
 
 
-def judge_answers(cell: Cell, data: Data, judge: Endpoint) -> Values:
+def judge_answers(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
     """GPT score of a NarrativeQA cell; where a reply is unusable, the next run asks again."""
     samples = outputs(cell)
-    path = data.helmet_dir / "scripts" / "eval_gpt4_longqa.py"
+    path = helmet_root(cell.info.task, data) / "scripts" / "eval_gpt4_longqa.py"
     template = prompt_constants(path, ["judge_prompt"])["judge_prompt"]
     asked = material.questions(set(samples), data)
     values: dict[str, float | None] = {}
@@ -75,11 +76,11 @@ def judge_answers(cell: Cell, data: Data, judge: Endpoint) -> Values:
     return {"gpt-4-score": values}
 
 
-def judge_summaries(cell: Cell, data: Data, judge: Endpoint) -> Values:
+def judge_summaries(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
     """GPT F1 of a summary cell; where a reply is unusable, the next run asks again."""
     name, samples = cell.info.task, outputs(cell)
     names = {kind: f"{kind}_prompt{BOOK[name]}" for kind in KINDS}
-    path = data.helmet_dir / "scripts" / "eval_gpt4_summ.py"
+    path = helmet_root(cell.info.task, data) / "scripts" / "eval_gpt4_summ.py"
     templates = prompt_constants(path, list(names.values()))
     experts = material.experts(name, {i: one.golds for i, one in samples.items()}, data)
     values: dict[str, float | None] = {}
@@ -102,7 +103,7 @@ def judge_summaries(cell: Cell, data: Data, judge: Endpoint) -> Values:
 
 def judge_cell(
     cell: Cell,
-    data: Data,
+    data: DataSettings,
     nli: Entailment | None,
     gpt: Endpoint | None,
     sentences: Callable[[str], Sequence[str]],

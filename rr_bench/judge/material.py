@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rr_bench.tasks import alce, lexsum, narrativeqa, stories
-from rr_bench.tasks.helmet_files import data_root, read_rows
+from rr_bench.tasks.helmet_files import data_root, helmet_root, read_rows
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.hubsets import Table, read_table, split_files
 from rr_bench.tasks.notes import Notes
@@ -20,31 +19,16 @@ KEYPOINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Data:
-    """Where the data lies; as the settings ``data.*`` of the run.
-
-    Attributes:
-        helmet_dir: HELMET's unpacked data.
-        hub_dir: local copies of the hub's sets; None: inside ``helmet_dir``.
-        hub: fetch such a set where there is no copy.
-    """
-
-    helmet_dir: Path
-    hub_dir: Path | None = None
-    hub: bool = False
-
-
-def alce_rows(name: str, indices: Collection[int], data: Data) -> dict[int, dict[str, Any]]:
+def alce_rows(name: str, indices: Collection[int], data: DataSettings) -> dict[int, dict[str, Any]]:
     """Question and all retrieved documents of some rows."""
     dataset = DATASETS[name]
-    path = data_root(data.helmet_dir) / dataset.folder / dataset.pattern
+    path = data_root(helmet_root(name, data)) / dataset.folder / dataset.pattern
     if not path.is_file():
         raise ValueError(f"{name}: {path} is missing")
     return {i: row for i, row in enumerate(alce.list_items(path)) if i in indices}
 
 
-def questions(indices: Collection[int], data: Data) -> dict[int, str]:
+def questions(indices: Collection[int], data: DataSettings) -> dict[int, str]:
     """NarrativeQA's questions by row."""
     table = _table(narrativeqa.NAME, "test", narrativeqa.DEMO_FIELDS, data)
     return {i: table[i]["question"]["text"] for i in indices}
@@ -58,19 +42,19 @@ class Expert:
     keypoints: list[str]
 
 
-def experts(name: str, golds: dict[int, list[str]], data: Data) -> dict[int, Expert]:
+def experts(name: str, golds: dict[int, list[str]], data: DataSettings) -> dict[int, Expert]:
     """Expert summary and key points by row.
 
     Args:
         name: ``infbench_sum`` or ``multi_lexsum``.
         golds: accepted answers of each row.
-        data: where the data lies.
+        data: where the data lies; as in the run.
 
     Raises:
         ValueError: HELMET's file of key points is missing or lacks a row.
     """
     file, field = KEYPOINTS[name]
-    path = data_root(data.helmet_dir) / file
+    path = data_root(helmet_root(name, data)) / file
     if not path.is_file():
         raise ValueError(f"{name}: the key points are missing: {path}")
     points = {row["id"]: row for row in read_rows(path, ("id", field))}
@@ -88,8 +72,5 @@ def experts(name: str, golds: dict[int, list[str]], data: Data) -> dict[int, Exp
     return found
 
 
-def _table(name: str, split: str, fields: tuple[str, ...], data: Data) -> Table:
-    hub_dir = None if data.hub_dir is None else str(data.hub_dir)
-    where = DataSettings(helmet_dir=str(data.helmet_dir), hub_dir=hub_dir, hub=data.hub)
-    files = split_files(name, split, where)
-    return read_table(files, fields, fields, Notes())
+def _table(name: str, split: str, fields: tuple[str, ...], data: DataSettings) -> Table:
+    return read_table(split_files(name, split, data), fields, fields, Notes())
