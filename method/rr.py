@@ -30,7 +30,7 @@ class RRAttention(Method):
     is multiplied with the sum of each stride's keys, scaled by ``scale / S``; a causal softmax
     over strides follows, and the probabilities are added up to (query block, key block) scores.
     Per query block the highest-scored key blocks are kept until they hold a share τ of the
-    score. Sink, diagonal and the last query block's whole row are always kept
+    score, and one more. Sink, diagonal and the last query block's whole row are always kept
     (:data:`method.keep.RR_KEEP`). Estimating costs O(L² / S²) per head.
 
     Defaults are the paper's conservative setting: S = 8, τ = 0.95, blocks of 128 (its aggressive
@@ -52,8 +52,10 @@ class RRAttention(Method):
     Attributes:
         tau: share of the estimated mass to keep, in (0, 1].
         stride: ``S``, one of 4, 8, 16, 32, 64.
-        selector: "legacy" (always-kept blocks pay in first; the paper-time rule) or "top_p" (the
-            later rule; keeps a superset, typically below 1 % more).
+        selector: "released" (what the released code computes: the diagonal pays first, and every
+            row that is not full keeps one block beyond its share), "forced_first" (sink and
+            diagonal pay first: what that code describes) or "top_p" (the later GPU kernel's rule).
+            Which of them made the paper's tables is open.
         offset: "head" for ``h mod S`` (the released code); "reversed" for ``(S-1-h) mod S``;
             "head_layer" for ``(h + layer) mod S``; "random" for a fixed draw per layer and head; a
             number from 0 to ``S - 1`` for the same offset everywhere; "mean" for the mean of the
@@ -70,7 +72,7 @@ class RRAttention(Method):
 
     tau: float = 0.95
     stride: int = 8
-    selector: str = "legacy"
+    selector: str = "released"
     offset: str | int = "head"
     key_sum_dtype: str = "float32"
     estimator: str = "auto"

@@ -175,9 +175,9 @@ def test_profile_kernels_compile(chip, dtype, dim, last):
 
 @pytest.mark.parametrize("chip", SHARED)
 @pytest.mark.parametrize("width", [16, 1024, 4096])
-@pytest.mark.parametrize("legacy", [False, True])
-def test_selection_kernel_compiles(chip, width, legacy):
-    constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "LEGACY": legacy}
+@pytest.mark.parametrize("pay", [False, True])
+def test_selection_kernel_compiles(chip, width, pay):
+    constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": pay}
     constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True}
     pointers = {"scores_ptr": "fp32", "share_ptr": "fp64", "index_ptr": "i32", "count_ptr": "i32"}
     warps = max(1, width // (32 * select_triton.LANE_SCORES))

@@ -80,7 +80,7 @@ def test_summed_oracle_keeps_its_share_of_mass():
     [
         ({"tau": 2}, r"tau=2 is not in \(0, 1\]"),
         ({"reduction": "mean"}, "reduction='mean' is not one of sum, max"),
-        ({"selector": "v2"}, "selector='v2' is not one of legacy, top_p"),
+        ({"selector": "v2"}, "selector='v2' is not one of released, forced_first, top_p"),
         ({"estimator": "x"}, "estimator='x' is not one of auto, torch, triton"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 from method.blocks import BlockMask
 from method.keep import RR_KEEP, KeepPolicy
 from method.ops.rr_scores.torch import block_scores, pool_keys, sample_starts
+from method.ops.top_p.torch import SELECTORS
 from method.rr import RRAttention, stride_means
 from tests.attention_cases import Case, tensors
 
@@ -35,11 +36,13 @@ def test_uniform_scores():
 @pytest.mark.parametrize(
     ("selector", "tau", "keep", "blocks"),
     [
-        ("legacy", 0.9, SINK_DIAGONAL, 130),
+        ("forced_first", 0.9, SINK_DIAGONAL, 130),
+        ("released", 0.9, SINK_DIAGONAL, 136),
         ("top_p", 0.9, SINK_DIAGONAL, 135),
-        ("legacy", 0.95, SINK_DIAGONAL, 136),
+        ("forced_first", 0.95, SINK_DIAGONAL, 136),
+        ("released", 0.95, SINK_DIAGONAL, 136),
         ("top_p", 0.95, SINK_DIAGONAL, 136),
-        ("legacy", 0.9, RR_KEEP, 131),
+        ("forced_first", 0.9, RR_KEEP, 131),
         ("top_p", 0.9, RR_KEEP, 136),
     ],
 )
@@ -49,8 +52,15 @@ def test_uniform_selection(selector, tau, keep, blocks):
 
 
 def test_uniform_selection_row_by_row():
-    mask = select(RRAttention(tau=0.9), zeros(), zeros(), SINK_DIAGONAL)
+    described = RRAttention(tau=0.9, selector="forced_first")
+    mask = select(described, zeros(), zeros(), SINK_DIAGONAL)
     assert mask.counts[0, 0].tolist() == [*range(1, 11), 10, 11, 12, 13, 14, 15]
+    # At this share every row but the last ones would be full anyway: ask for less.
+    counts = [
+        select(RRAttention(tau=0.5, selector=selector), zeros(), zeros(), SINK_DIAGONAL).counts[0, 0]
+        for selector in ("released", "forced_first")
+    ]
+    assert (counts[0] - counts[1]).tolist() == [0, 0, *[1] * 14]
 
 
 @pytest.mark.parametrize("sampled", range(8))
@@ -65,12 +75,15 @@ def test_heads_take_turns_over_the_stride(sampled):
     assert torch.equal(reversed_heads[:8], scores[:8].flip(0))
 
 
-def test_top_p_is_a_superset_of_legacy_end_to_end():
+def test_released_and_top_p_are_supersets_of_forced_first_end_to_end():
     query, key, _ = tensors(Case(2048, 2048, group=4))
-    for tau in (0.3, 0.9, 0.95):
-        old = select(RRAttention(tau=tau), query, key).to_map()
-        new = select(RRAttention(tau=tau, selector="top_p"), query, key).to_map()
-        assert not bool((old & ~new).any())
+    for tau in (0.3, 0.6, 0.8):
+        masks = {
+            name: select(RRAttention(tau=tau, selector=name), query, key).to_map() for name in SELECTORS
+        }
+        for name in ("released", "top_p"):
+            assert not bool((masks["forced_first"] & ~masks[name]).any())
+        assert int(masks["released"].sum()) > int(masks["forced_first"].sum())
 
 
 @pytest.mark.parametrize("length", [1000, 2048])
@@ -151,13 +164,15 @@ def test_adding_a_constant_vector_to_all_keys_changes_nothing():
 
 def test_vanishing_tau_leaves_the_always_kept_blocks():
     query, key, _ = (x.double() for x in tensors(Case(2048, 2048, group=4)))
-    old = select(RRAttention(tau=1e-9), query, key)
+    old = select(RRAttention(tau=1e-9, selector="forced_first"), query, key)
     assert old.counts.sum(-1).tolist() == [[1 + 2 * 14 + 16] * 4]
-    new = select(RRAttention(tau=1e-9, selector="top_p"), query, key).to_map()
-    best = block_scores(query, key, scale=0.25, stride=8).argmax(-1)
-    expected = RR_KEEP.forced(2048, 2048).expand(1, 4, -1, -1).clone()
-    expected.scatter_(-1, best[..., None], True)
-    assert torch.equal(new, expected)
+    scores = block_scores(query, key, scale=0.25, stride=8)
+    below = torch.ones(16, 16, dtype=torch.bool).tril(-1)
+    for selector, ranked in (("top_p", scores), ("released", scores.masked_fill(~below, -1))):
+        new = select(RRAttention(tau=1e-9, selector=selector), query, key).to_map()
+        expected = RR_KEEP.forced(2048, 2048).expand(1, 4, -1, -1).clone()
+        expected.scatter_(-1, ranked.argmax(-1)[..., None], True)
+        assert torch.equal(new, expected)
 
 
 def test_a_sample_past_the_end_contributes_nothing():
@@ -183,7 +198,7 @@ def test_key_means_are_accumulated_in_fp32_unless_asked_otherwise():
         ({"tau": 0.0}, r"tau=0.0 is not in \(0, 1\]"),
         ({"tau": 1.5}, r"tau=1.5 is not in \(0, 1\]"),
         ({"stride": 12}, "stride=12 is not one of 4, 8, 16, 32, 64"),
-        ({"selector": "v2"}, "selector='v2' is not one of legacy, top_p"),
+        ({"selector": "v2"}, "selector='v2' is not one of released, forced_first, top_p"),
         ({"offset": "h"}, "offset='h' is not one of head, reversed"),
         ({"offset": 8}, "offset=8 is not one of head, reversed"),
         ({"key_sum_dtype": "bf16"}, "key_sum_dtype='bf16' is not one of float32, input"),

@@ -10,7 +10,7 @@ import torch
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import antidiagonal_scores
 from method.ops.rr_scores.torch import block_scores
-from method.xattention import XAttention
+from method.xattention import XAttention, wrapper_chunk
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 SINK_DIAGONAL = KeepPolicy(sink=True, diagonal=True, last_row=False)
@@ -34,9 +34,48 @@ def test_uniform_scores_are_those_of_rr():
     torch.testing.assert_close(scores, sampled, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("tau", "blocks"), [(0.9, 130), (0.95, 136)])
-def test_uniform_selection(tau, blocks):
-    assert int(select(XAttention(tau=tau), zeros(), zeros()).counts.sum()) == blocks
+@pytest.mark.parametrize(
+    ("tau", "selector", "chunk", "blocks"),
+    [
+        (0.9, "forced_first", None, 130),
+        (0.95, "forced_first", None, 136),
+        (0.9, "released", None, 136),
+        # Rows 10 to 15 lose a block each; those of the first chunk keep it.
+        (0.9, "released", 1536, 132),
+        (0.9, "released", 128, 130),
+        (0.9, "top_p", None, 135),
+    ],
+)
+def test_uniform_selection(tau, selector, chunk, blocks):
+    method = XAttention(tau=tau, selector=selector, chunk=chunk)
+    assert int(select(method, zeros(), zeros()).counts.sum()) == blocks
+
+
+def test_the_authors_chunk():
+    lengths = (1, 2048, 3000, 16384, 16385, 32768, 65536, 131072, 262144)
+    chunks = [wrapper_chunk(length) for length in lengths]
+    assert chunks == [2048, 2048, 4096, 16384, 8192, 8192, 4096, 2048, 2048]
+
+
+def test_the_chunk_follows_the_length():
+    # 17000 keys: the rows of 8192 tokens keep one block more, 64 of the last 5 rows of this call none.
+    query, key, _ = tensors(Case(600, 17000))
+    late, described = (
+        select(XAttention(selector=name, tau=0.5), query, key).to_map()
+        for name in ("released", "forced_first")
+    )
+    assert torch.equal(late, described)
+    early = select(XAttention(tau=0.5, chunk=17024), query, key).to_map()
+    assert int(early.sum()) > int(described.sum())
+
+
+def test_chunked_prefill_chooses_the_same_blocks():
+    query, key, _ = (x.double() for x in tensors(Case(1000, 1000, group=2)))
+    method = XAttention(tau=0.7, chunk=384)
+    whole = select(method, query, key).to_map()
+    for start, end in ((0, 384), (384, 640), (640, 1000)):
+        part = select(method, query[:, :, start:end], key[:, :, :end]).to_map()
+        assert torch.equal(part, whole[:, :, start // 128 : -(-end // 128), : part.shape[-1]])
 
 
 @pytest.mark.parametrize("stride", [8, 16])
@@ -92,9 +131,10 @@ def test_a_constant_added_to_all_keys_changes_nothing():
 def test_a_tiny_share_keeps_sink_and_diagonal_only():
     query, key, _ = (x.double() for x in tensors(Case(2048, 2048)))
     # 16 rows: one block in the first, two in each of the others.
-    assert int(select(XAttention(tau=1e-9), query, key).counts.sum()) == 1 + 2 * 15
+    described = XAttention(tau=1e-9, selector="forced_first")
+    assert int(select(described, query, key).counts.sum()) == 1 + 2 * 15
     # Without always-kept blocks one of each row crosses the threshold.
-    assert int(select(XAttention(tau=1e-9), query, key, NO_KEEP).counts.sum()) == 16
+    assert int(select(described, query, key, NO_KEEP).counts.sum()) == 16
 
 
 @pytest.mark.parametrize(
@@ -107,7 +147,8 @@ def test_a_tiny_share_keeps_sink_and_diagonal_only():
 def test_fewer_queries_than_keys(q_len, k_len, visible, forced):
     query, key, _ = (x.double() for x in tensors(Case(q_len, k_len)))
     for tau, wanted in ((1 - 1e-12, visible), (1e-9, forced)):
-        kept = select(XAttention(tau=tau), query, key).to_map()[0, 0].int().tolist()
+        method = XAttention(tau=tau, selector="forced_first")
+        kept = select(method, query, key).to_map()[0, 0].int().tolist()
         assert ["".join(map(str, row)) for row in kept] == wanted
 
 
@@ -163,6 +204,9 @@ def test_first_layers_may_stay_dense():
     [
         ({"tau": 0.0}, r"tau=0.0 is not in \(0, 1\]"),
         ({"stride": 12}, "stride=12 is not one of 4, 8, 16, 32, 64"),
+        ({"chunk": 200}, "chunk=200 is not a multiple of the block, 128"),
+        ({"chunk": 0}, "chunk=0 is not a multiple"),
+        ({"selector": "v2"}, "selector='v2' is not one of released, forced_first, top_p"),
         ({"dense_layers": -1}, "dense_layers=-1 is negative"),
         ({"estimator": "cuda"}, "estimator='cuda' is not one of auto, torch, triton"),
         ({"thresholds": "/no/file.json"}, r"thresholds=/no/file.json cannot be read"),

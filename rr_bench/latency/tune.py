@@ -142,7 +142,7 @@ class SelectionTuner:
         query, key, _ = random_inputs(shape, self._device, 5)
         query = query * 3
         scores = block_scores(query, key, scale=shape.scale, stride=8)
-        truth = select_blocks(scores, 3000, 3000, tau=0.9, selector="legacy", keep=RR_KEEP)
+        truth = select_blocks(scores, 3000, 3000, tau=0.9, selector="released", keep=RR_KEEP)
         poison(self._device)
         return float((select(query, key, shape.scale, 8).to_map() ^ truth).float().mean())
 
@@ -155,7 +155,7 @@ class SelectionTuner:
             "part:pool": partial(pool_keys_triton, key, 8),
             "part:pool+scores": partial(block_scores_triton, query, key, scale=shape.scale, stride=8),
             "part:select": partial(
-                select_blocks_triton, scores, length, length, tau=0.9, selector="legacy", keep=RR_KEEP
+                select_blocks_triton, scores, length, length, tau=0.9, selector="released", keep=RR_KEEP
             ),
         }
         for call in parts.values():

@@ -59,7 +59,7 @@ def rr_selection(hopper: bool | None, launch: Launch | None = None) -> Select:
             query, key, scale=scale, stride=stride, hopper=hopper, launch=launch
         )
         length = query.shape[2]
-        return select_blocks_triton(scores, length, length, tau=0.9, selector="legacy", keep=RR_KEEP)
+        return select_blocks_triton(scores, length, length, tau=0.9, selector="released", keep=RR_KEEP)
 
     return select
 

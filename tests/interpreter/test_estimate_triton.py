@@ -9,6 +9,7 @@ from method.keep import RR_KEEP
 from method.ops.rr_scores.key_sums import pool_keys_triton
 from method.ops.rr_scores.torch import block_scores, pool_keys
 from method.ops.rr_scores.triton import block_scores_triton
+from method.ops.top_p.torch import SELECTORS
 from method.rr import RRAttention
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
@@ -91,7 +92,7 @@ def test_pooled_keys_match_the_twin(length, dim, stride, key_sum_dtype, dtype, k
         torch.testing.assert_close(pooled, truth, atol=ulp, rtol=ulp)
 
 
-@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("selector", SELECTORS)
 def test_both_estimators_choose_the_same_blocks(selector, kernel_device):
     query, key, _ = tensors(Case(1000, 1000, group=4), device=kernel_device)
     masks = [

@@ -11,7 +11,7 @@ from method.keep import RR_KEEP, KeepPolicy
 from method.ops.rr_scores.torch import block_scores
 from method.ops.rr_scores.triton import block_scores_triton
 from method.ops.top_p import triton as select_triton
-from method.ops.top_p.torch import select_blocks
+from method.ops.top_p.torch import SELECTORS, select_blocks
 from method.ops.top_p.triton import select_blocks_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 
@@ -29,7 +29,7 @@ def random_scores(lengths: tuple[int, int], heads: int, power: float, device: st
     return truth, torch.where(visible, drawn, torch.nan).to(device)
 
 
-@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("tau", [1e-6, 0.5, 0.95, 0.9999, 1.0])
 def test_selection_is_the_twins(tau, selector, kernel_device, poisoned):
     for lengths, power, keep in (
@@ -44,16 +44,28 @@ def test_selection_is_the_twins(tau, selector, kernel_device, poisoned):
         assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
 
 
+@pytest.mark.parametrize(
+    ("lengths", "keep"), [((1000, 1000), RR_KEEP), ((300, 700), NO_KEEP), ((129, 385), SINK_ONLY)]
+)
+@pytest.mark.parametrize("first", [1, 4])
+def test_rows_of_the_first_chunk(lengths, keep, first, kernel_device, poisoned):
+    truth, scores = random_scores(lengths, 2, 5.0, kernel_device, first)
+    options = {"tau": 0.8, "selector": "released", "keep": keep, "released_rows": first}
+    mask = select_blocks_triton(scores, *lengths, **options)
+    check_causal(mask)
+    assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
+
+
 @pytest.mark.parametrize("lengths", [(4000, 4000), (1500, 5003), (300, 4096)], ids=str)
 def test_longer_rows_go_to_wider_kernels(lengths, kernel_device, poisoned, monkeypatch):
     monkeypatch.setattr(select_triton, "_NARROWEST", 16)
     truth, scores = random_scores(lengths, 1, 4.0, kernel_device)
-    options = {"tau": 0.9, "selector": "legacy", "keep": RR_KEEP}
+    options = {"tau": 0.9, "selector": "released", "keep": RR_KEEP}
     mask = select_blocks_triton(scores, *lengths, **options)
     assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
 
 
-@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("selector", SELECTORS)
 def test_ties_zeros_and_equal_rows(selector, kernel_device, poisoned):
     lengths = (1024, 1024)
     generator = torch.Generator().manual_seed(1)
@@ -69,12 +81,12 @@ def test_ties_zeros_and_equal_rows(selector, kernel_device, poisoned):
 
 def test_a_tau_for_every_head(kernel_device, poisoned):
     truth, scores = random_scores((1000, 1000), 3, 4.0, kernel_device)
-    options = {"tau": [0.3, 1.0, 0.8], "selector": "legacy", "keep": NO_KEEP}
+    options = {"tau": [0.3, 1.0, 0.8], "selector": "released", "keep": NO_KEEP}
     mask = select_blocks_triton(scores, 1000, 1000, **options)
     assert torch.equal(mask.to_map(), select_blocks(truth, 1000, 1000, **options))
 
 
-@pytest.mark.parametrize("selector", ["legacy", "top_p"])
+@pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("option", [{}, {"offset": "head_layer", "layer": 3}, {"offset": 5}], ids=str)
 def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
     query, key, _ = tensors(Case(1000, 1000, group=4, batch=2), device=kernel_device)
@@ -89,7 +101,7 @@ def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
 
 def test_bad_scores_are_refused(kernel_device):
     scores = torch.zeros(1, 1, 8, 8, device=kernel_device)
-    options = {"tau": 0.5, "selector": "legacy", "keep": RR_KEEP}
+    options = {"tau": 0.5, "selector": "released", "keep": RR_KEEP}
     with pytest.raises(ValueError, match="do not fit q_len=2000"):
         select_blocks_triton(scores, 2000, 2000, **options)
     with pytest.raises(ValueError, match="contiguous float32"):

@@ -3,7 +3,7 @@
 One program takes one query row of one head. Sorting is replaced by a search for the lowest score
 that is still kept: scores are non-negative, so their bits order as integers, and halving the range
 of bit patterns finds it exactly in at most 31 sums. The list is emitted by a prefix sum.
-:mod:`method.ops.top_p.torch` is the readable twin and explains the two rules.
+:mod:`method.ops.top_p.torch` is the readable twin and explains the three rules.
 """
 
 # Kernel arguments are device values, which Python's types do not describe.
@@ -29,17 +29,19 @@ _NARROWEST = 256
 
 
 @triton.jit
-def _top(mass, live, kept, share, W: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr):
-    """Blocks of one row that hold ``share`` of its mass; see :func:`method.ops.top_p.torch.legacy`.
+def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr):
+    """Blocks of one row that hold ``share`` of its mass, the blocks that pay first left out.
 
-    ``mass`` is fp32 ``[W]``, ``live`` the visible blocks, ``kept`` those that are always kept.
+    ``mass`` is fp32 ``[W]``, the row's scores; ``live`` bool ``[W]``, the visible blocks; ``paying``
+    bool ``[W]``, those whose mass counts first if ``PAY``; ``more`` is 1 to take the next block too.
     """
     exact = tl.where(live, mass, 0.0).to(WORK)
-    need = share.to(WORK) * tl.sum(exact, 0)
+    total = tl.sum(exact, 0)
+    need = share.to(WORK) * total
     ranked = live
-    if LEGACY:
-        need -= tl.sum(tl.where(kept, exact, 0.0), 0)
-        ranked = live & (kept == 0)
+    if PAY:
+        need -= tl.sum(tl.where(paying, exact, 0.0), 0)
+        ranked = live & (paying == 0)
     bits = tl.where(ranked, mass.to(tl.int32, bitcast=True), -1)
     amount = tl.where(ranked, exact, 0.0)
     # The lowest bit pattern above which less than `need` lies. Above the highest lies nothing.
@@ -60,18 +62,26 @@ def _top(mass, live, kept, share, W: tl.constexpr, WORK: tl.constexpr, LEGACY: t
     order = tl.cumsum(level.to(tl.int32), 0) - 1
     value = tl.max(tl.where(level, exact, 0.0), 0)
     before = tl.where(level, above + order.to(WORK) * value, 0.0)
-    return (bits >= low) & (before < need)
+    chosen = (bits >= low) & (before < need)
+    if PAY:
+        # The next block in rank: the highest of those left, the earliest among equals.
+        left = tl.where(chosen, -1, bits)
+        following = (left >= 0) & (left == tl.max(left, 0))
+        room = tl.where(total > 0, more, 0)
+        chosen = chosen | (following & (tl.cumsum(following.to(tl.int32), 0) <= room))
+    return chosen
 
 
 @triton.jit
 def select_kernel(
     scores_ptr, share_ptr, index_ptr, count_ptr, first, heads, q_len, k_len, rows, columns,
-    W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, LEGACY: tl.constexpr,
+    released_rows, W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
     SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
 
-    None of these rows sees more than ``W`` columns.
+    None of these rows sees more than ``W`` columns. ``PAY``: always-kept blocks pay first; rows with
+    the diagonal before ``released_rows`` follow the released rule.
     """
     row = first + tl.num_programs(0) - 1 - tl.program_id(0)
     member = tl.program_id(1)
@@ -83,15 +93,20 @@ def select_kernel(
     mass = tl.load(line + at, mask=live, other=0.0)
     share = tl.load(share_ptr + member % heads)
     kept = at < 0
+    early = (newest < released_rows).to(tl.int32)
+    # Bool [W]: blocks that are always kept, and those of them that pay first.
+    paying = at < 0
     if SINK:
         kept = at == 0
+        paying = (at == 0) & (early == 0)
     if DIAGONAL:
         kept = kept | (at == newest)
+        paying = paying | (at == newest)
     # Blocks from here on are kept whatever their score.
     everything = tl.where(share >= 1.0, 0, W)
     if LAST_ROW:
         everything = tl.where(row == rows - 1, 0, everything)
-    chosen = _top(mass, live, kept, share, W, WORK, LEGACY) | kept | (at >= everything)
+    chosen = _top(mass, live, paying, share, early, W, WORK, PAY) | kept | (at >= everything)
     chosen = chosen & live
     place = tl.cumsum(chosen.to(tl.int32), 0) - 1
     tl.store(index_ptr + out * columns + place, at, mask=chosen)
@@ -125,6 +140,7 @@ def select_blocks_triton(
     tau: float | Sequence[float],
     selector: str,
     keep: KeepPolicy,
+    released_rows: int | None = None,
 ) -> BlockMask:
     """Top-τ selection on the GPU: the mask of :func:`method.ops.top_p.torch.select_blocks`.
 
@@ -137,8 +153,9 @@ def select_blocks_triton(
         q_len: query tokens.
         k_len: key tokens.
         tau: share of the mass, one number or one for each head.
-        selector: "legacy" or "top_p".
+        selector: one of :data:`method.ops.top_p.torch.SELECTORS`.
         keep: blocks that are always kept.
+        released_rows: see :func:`method.ops.top_p.torch.select_blocks`.
 
     Raises:
         ValueError: scores are not fp32, not contiguous, or for other lengths; or not on a GPU.
@@ -154,10 +171,12 @@ def select_blocks_triton(
     indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
     counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
     share = shares(tau, heads, scores.device)
+    early = columns if released_rows is None else released_rows
+    early = early if selector == "released" else 0
     for width, first, end in widths(rows, columns, k_len - q_len):
         select_kernel[(end - first, batch * heads)](
-            scores, share, indices, counts, first, heads, q_len, k_len, rows, columns,
-            W=width, ROW=BLOCK, WORK=tl.float64, LEGACY=selector == "legacy",
+            scores, share, indices, counts, first, heads, q_len, k_len, rows, columns, early,
+            W=width, ROW=BLOCK, WORK=tl.float64, PAY=selector != "top_p",
             SINK=keep.sink, DIAGONAL=keep.diagonal, LAST_ROW=keep.last_row,
             num_warps=max(1, width // (32 * LANE_SCORES)),
         )  # fmt: skip
