@@ -4,7 +4,8 @@ Inside ``with sparse_prefill(model, prefill)`` every full-attention layer of the
 sends its prefill (two query tokens or more) to ``prefill`` and its decode steps to dense attention;
 sliding-window layers stay native. Nothing is patched and no config is written to: the model's
 modules look at copies of their configs meanwhile and get the originals back on exit, so another
-model that was built from the same config never notices.
+model that was built from the same config never notices. RoPE that adapts to the text's length starts
+from its original frequencies each time, so a sample's result does not depend on earlier samples.
 
 Whatever the shared kernel could not compute exactly is an error: a silent dense run, or a wrong
 mask, would be worse than none.
@@ -26,6 +27,7 @@ from transformers.masking_utils import flash_attention_mask, sdpa_mask
 from method.attention import PrefillResult
 from method.ops.dense import dense_decode
 from rr_bench.model.recorder import HookError, Recorder
+from rr_bench.model.rotary import reset_rope
 
 NAME = "rr_bench_prefill"
 NATIVE_KINDS = ("sliding_attention", "chunked_attention")
@@ -62,6 +64,7 @@ def sparse_prefill(model: PreTrainedModel, prefill: Prefill) -> Iterator[Recorde
     full, native = attention_layers(model.config)
     recorder, forward = Recorder(tuple(sorted(full))), _Forward()
     name = f"{NAME}_{id(recorder)}"
+    reset_rope(model)
     attend = _attention(prefill, recorder, forward, native)
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, _mask)
