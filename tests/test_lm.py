@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import rr_bench.model.lm
 from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import RR_KEEP
 from method.rr import RRAttention
-from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.lm import NotFinite, OutOfMemory, SparseHFLM
 from rr_bench.model.shared_prefill import plan_passages
 from tests.tiny import tiny_llama, tiny_qwen2
 
@@ -126,6 +128,101 @@ def test_newline_stop_adds_newline_tokens(parts):
     off, on = SparseHFLM(*parts, FULL), SparseHFLM(*parts, FULL, newline_stop=True)
     assert vocabulary["Ċ"] not in off.stop_ids()
     assert vocabulary["Ċ"] in on.stop_ids()
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"num_beams": 3, "early_stopping": True},
+        {"num_beams": 2, "length_penalty": 3.0},
+        {"do_sample": True, "temperature": 0.6, "top_k": 20},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 8},
+        {"suppress_tokens": list(range(3, 500))},
+        {"encoder_repetition_penalty": 3.0},
+        {"forced_eos_token_id": 5},
+        {"guidance_scale": 2.0},
+        {"max_length": 3},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_the_checkpoints_generation_config_cannot_change_greedy_decoding(parts, own):
+    tokenizer = parts[1]
+    model = copy.copy(parts[0])
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    expected = parts[0].generate(ids, max_new_tokens=10, do_sample=False)[0, ids.shape[1] :]
+    model.generation_config = GenerationConfig(**own, eos_token_id=tokenizer.eos_token_id)
+    found = SparseHFLM(model, tokenizer, FULL).generate_until(
+        [generation(PROMPT, max_gen_toks=10)], disable_tqdm=True
+    )
+    assert found == [tokenizer.decode(expected, skip_special_tokens=True)]
+
+
+def test_the_checkpoints_repetition_penalty_stays(parts):
+    tokenizer = parts[1]
+    model = copy.copy(parts[0])
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    plain = parts[0].generate(ids, max_new_tokens=10, do_sample=False)
+    model.generation_config = GenerationConfig(repetition_penalty=1.8)
+    expected = model.generate(ids, max_new_tokens=10, do_sample=False)
+    assert not torch.equal(expected, plain)
+    found = SparseHFLM(model, tokenizer, FULL).generate_until(
+        [generation(PROMPT, max_gen_toks=10)], disable_tqdm=True
+    )
+    assert found == [tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)]
+
+
+def test_without_any_eos_an_answer_runs_to_its_budget(parts):
+    model, tokenizer = copy.copy(parts[0]), copy.deepcopy(parts[1])
+    tokenizer.eos_token = None
+    model.generation_config = GenerationConfig(eos_token_id=None)
+    lm = SparseHFLM(model, tokenizer, FULL)
+    assert lm.stop_ids() == []
+    text = lm.generate_until([generation(PROMPT, max_gen_toks=7)], disable_tqdm=True)[0]
+    assert text
+
+
+def test_a_tokenizer_without_bos_and_eos_works(parts):
+    model, plain = copy.copy(parts[0]), parts[1]
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    lm = SparseHFLM(model, tokenizer, FULL)
+    assert lm.prefix_token_id is None
+    assert lm.tok_encode(PROMPT) == plain(PROMPT).input_ids
+    assert lm.generate_until([generation(PROMPT, max_gen_toks=4)], disable_tqdm=True) == SparseHFLM(
+        model, plain, FULL
+    ).generate_until([generation(PROMPT, max_gen_toks=4)], disable_tqdm=True)
+    nested = nested_requests()
+    expected = SparseHFLM(model, plain, FULL).loglikelihood(nested, disable_tqdm=True)
+    assert lm.loglikelihood(nested, disable_tqdm=True) == expected
+    alone = Instance("loglikelihood", {}, ("", "The special"), 0, ("task", 0, 1))
+    with pytest.raises(ValueError, match="neither BOS nor EOS"):
+        lm.loglikelihood([alone], disable_tqdm=True)
+
+
+@pytest.fixture
+def broken(parts, request):
+    """The model with one kind of number that is none."""
+    model = copy.deepcopy(parts[0])
+    with torch.no_grad():
+        if request.param == "embedding":
+            model.get_input_embeddings().weight[:, 0] = float("nan")
+        elif request.param == "head":
+            model.lm_head.weight[7] = float("inf")
+        elif request.param == "value":
+            model.model.layers[0].self_attn.v_proj.weight[0, 0] = float("nan")
+        else:
+            model.model.layers[1].mlp.down_proj.weight[3] = float("-inf")
+    return model
+
+
+@pytest.mark.parametrize("broken", ["embedding", "head", "value", "layer"], indirect=True)
+def test_logits_that_are_not_finite_are_an_error(broken, parts):
+    lm = SparseHFLM(broken, parts[1], FULL)
+    with pytest.raises(NotFinite, match="weights"):
+        lm.generate_until([generation(PROMPT, max_gen_toks=3)], disable_tqdm=True)
+    with pytest.raises(NotFinite, match="weights"):
+        lm.loglikelihood(nested_requests(), disable_tqdm=True)
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": True}, {"temperature": 0.7}, {"num_beams": 4}])

@@ -4,6 +4,11 @@ Generation follows HELMET: the decoder body prefills every prompt token but the 
 method, and ``generate`` then works from that cache, so the last prompt token and all new tokens see
 dense attention. Log-likelihoods that are nested in one text (``recall_prefill``) are read from one
 single prefill with logits at the answers' positions only.
+
+Decoding is greedy whatever the checkpoint's generation config says: of that, only the stop tokens,
+the padding token and the repetition penalty stay (HELMET runs Qwen2.5 with its penalty too). Beams,
+sampling, n-gram bans and the like are dropped. Logits that are not finite are an error of the sample,
+never an answer.
 """
 
 from __future__ import annotations
@@ -21,7 +26,14 @@ from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from method.attention import SparsePrefill
 from rr_bench.model.hook import sparse_prefill
@@ -29,18 +41,44 @@ from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
-GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty")
+"""What greedy decoding takes from a checkpoint's generation config."""
 
 
 class OutOfMemory(RuntimeError):
     """A prompt did not fit in memory."""
 
 
+class NotFinite(ArithmeticError):
+    """The model's logits hold NaN or infinity, so there is no answer to score."""
+
+
+class _Finite(LogitsProcessor):
+    """Watches the logits of every new token; they stay on the device until :meth:`check`."""
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        finite = torch.isfinite(scores).all()
+        self._seen = finite if self._seen is None else self._seen & finite
+        return scores
+
+    def check(self) -> None:
+        """Raise :class:`NotFinite` if any logit was not finite; one read from the device."""
+        if self._seen is not None and not bool(self._seen):
+            raise NotFinite(
+                "the model's logits are NaN or infinite: its weights are broken, or float16 overflows "
+                "(try dtype=bfloat16 or float32)"
+            )
+
+
 class SparseHFLM(HFLM):
     """A ready model and tokenizer behind lm-eval's interface, with a method in its prefill.
 
     Args:
-        model: causal language model in evaluation mode, already on its device.
+        model: causal language model in evaluation mode, already on its device. Its generation config
+            is replaced by :func:`greedy_config`.
         tokenizer: its tokenizer.
         prefill: method, keep policy and back end; may be replaced between requests.
         max_length: tokens a prompt and its answer may have; default: what the config says. Longer
@@ -58,6 +96,7 @@ class SparseHFLM(HFLM):
         newline_stop: bool = False,
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length)
+        model.generation_config = greedy_config(model.generation_config)
         self.prefill = prefill
         self.newline_stop = newline_stop
         self.stats: dict[tuple[str, int], RequestStats] = {}
@@ -69,6 +108,7 @@ class SparseHFLM(HFLM):
             ValueError: a prompt with its generation budget exceeds ``max_length``, or the task asks
                 for something other than greedy decoding.
             OutOfMemory: a prompt did not fit in memory.
+            NotFinite: the model computed NaN or infinity.
         """
         outputs = []
         for request in tqdm(requests, desc="generate", disable=disable_tqdm):
@@ -87,8 +127,10 @@ class SparseHFLM(HFLM):
         continuation.
 
         Raises:
-            ValueError: a text exceeds ``max_length``.
+            ValueError: a text exceeds ``max_length``, or has no context where the tokenizer has
+                neither BOS nor EOS to stand for one.
             OutOfMemory: a text did not fit in memory.
+            NotFinite: the model computed NaN or infinity.
         """
         answers: list[tuple[float, bool]] = []
         documents = [list(group) for _, group in groupby(requests, key=_key)]
@@ -106,6 +148,14 @@ class SparseHFLM(HFLM):
         """Not offered: perplexity of windows has no long prompt to prefill."""
         raise NotImplementedError("SparseHFLM runs generate_until and loglikelihood tasks only")
 
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """lm-eval's own, which needs a BOS or EOS token to compare the text with."""
+        if add_special_tokens is None and self.prefix_token_id is None:
+            add_special_tokens = True
+        return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
+
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """Token ids as :meth:`tok_encode` gives them, with each token's ``[start, end)`` in ``text``.
 
@@ -113,7 +163,8 @@ class SparseHFLM(HFLM):
         """
         if not self.tokenizer.is_fast:
             return None
-        bos = has_bos_prefix(text, self.tokenizer.decode(self.prefix_token_id))
+        prefix = self.prefix_token_id
+        bos = prefix is not None and has_bos_prefix(text, self.tokenizer.decode(prefix))
         encoded = self.tokenizer(
             text,
             add_special_tokens=not bos,
@@ -133,7 +184,7 @@ class SparseHFLM(HFLM):
         until, new_tokens = _greedy_settings(settings, self.max_gen_toks)
         ids = self._tensor(self.tok_encode(prompt), room=new_tokens)
         stats.input_tokens = ids.shape[1]
-        cache = DynamicCache(config=self.model.config)
+        cache, finite = DynamicCache(config=self.model.config), _Finite()
         with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
             start = self._now()
             if ids.shape[1] > 1:
@@ -147,10 +198,11 @@ class SparseHFLM(HFLM):
                 eos_token_id=self.stop_ids() or None,
                 pad_token_id=self.tokenizer.pad_token_id,
                 stopping_criteria=stop_sequences_criteria(self.tokenizer, until, ids.shape[1], 1),
-                **GREEDY,
+                logits_processor=LogitsProcessorList([finite]),
             )
             stats.decode_s += self._now() - prefilled
             stats.add_pass(recorder, prefilled - start)
+        finite.check()
         text = self.tok_decode(output[0, ids.shape[1] :].tolist())
         return postprocess_generated_text(text, stop=until, think_end_token=None)
 
@@ -169,12 +221,15 @@ class SparseHFLM(HFLM):
                 use_cache=False,
                 logits_to_keep=torch.tensor(before, device=ids.device),
             ).logits[0]
+            finite = _Finite()
+            finite(ids, logits)
             gold = torch.tensor(targets, device=ids.device)
             log_probs = (
                 torch.log_softmax(logits.float(), dim=-1).gather(1, gold[:, None])[:, 0].tolist()
             )
             hits = (logits.argmax(-1) == gold).tolist()
             stats.add_pass(recorder, self._now() - start)
+        finite.check()
         answers, at = {}, 0
         for index, start_token, end_token in passage.answers:
             stop = at + end_token - start_token
@@ -223,6 +278,11 @@ class SparseHFLM(HFLM):
         raise OutOfMemory(
             f"a prompt of {tokens} tokens does not fit in {self.device} memory ({reason})"
         )
+
+
+def greedy_config(own: GenerationConfig) -> GenerationConfig:
+    """Greedy decoding with a checkpoint's stop tokens and repetition penalty, and no more of it."""
+    return GenerationConfig(do_sample=False, **{name: getattr(own, name, None) for name in KEPT})
 
 
 def _key(request: Instance) -> tuple[str, int]:

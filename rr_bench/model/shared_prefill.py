@@ -17,7 +17,7 @@ from typing import Protocol
 class Encoder(Protocol):
     """The two ways of tokenising needed here; :class:`rr_bench.model.lm.SparseHFLM` has them."""
 
-    prefix_token_id: int
+    prefix_token_id: int | None
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids of a text, with the tokenizer's own special tokens unless told otherwise."""
@@ -60,6 +60,11 @@ def _single(index: int, pair: tuple[str, str], encoder: Encoder) -> Passage:
     context, continuation = pair
     if context:
         before, after = encoder._encode_pair(context, continuation)
+    elif encoder.prefix_token_id is None:
+        raise ValueError(
+            "a continuation without context needs a token to follow, and the tokenizer has neither BOS "
+            "nor EOS: give bos_token or eos_token in its tokenizer_config.json"
+        )
     else:
         before, after = [encoder.prefix_token_id], encoder.tok_encode(continuation, False)
     return Passage(before + after, [(index, len(before), len(before) + len(after))])
