@@ -246,7 +246,7 @@ def test_text_part_of_a_vision_language_config(tmp_path):
         ({"rope_type": "default"}, 32768),
         ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 32768),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
-        ({"type": "yarn", "factor": 4.0}, 131072),
+        ({"type": "yarn", "factor": 4.0}, 32768),
     ],
 )
 def test_positions_count_rope_stretching(rope, expected):

@@ -28,6 +28,8 @@ from method.attention import PrefillResult
 from method.ops.dense import dense_decode
 from rr_bench.model.recorder import HookError, Recorder
 from rr_bench.model.rotary import reset_rope
+from rr_bench.plan.families import FULL, layer_kinds
+from rr_bench.plan.model_facts import max_positions
 
 NAME = "rr_bench_prefill"
 NATIVE_KINDS = ("sliding_attention", "chunked_attention")
@@ -65,7 +67,7 @@ def sparse_prefill(model: PreTrainedModel, prefill: Prefill) -> Iterator[Recorde
     recorder, forward = Recorder(tuple(sorted(full))), _Forward()
     name = f"{NAME}_{id(recorder)}"
     reset_rope(model)
-    attend = _attention(prefill, recorder, forward, native)
+    attend = _attention(prefill, recorder, forward, full, native)
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, _mask)
     originals = _swap_configs(model, name)
@@ -89,14 +91,13 @@ def sparse_prefill(model: PreTrainedModel, prefill: Prefill) -> Iterator[Recorde
 def attention_layers(config: PreTrainedConfig) -> tuple[frozenset[int], frozenset[int]]:
     """Indices of the full-attention layers, and of those left native (sliding or chunked window).
 
-    Layers of another kind (linear attention, say) are in neither set.
+    A window that holds all the model's positions is full attention. Layers of another kind (linear
+    attention, say) are in neither set.
     """
     text = config.get_text_config(decoder=True)
-    kinds = getattr(text, "layer_types", None)
-    if kinds is None:
-        window = getattr(text, "sliding_window", None)
-        kinds = ["sliding_attention" if window else "full_attention"] * text.num_hidden_layers
-    full = frozenset(i for i, kind in enumerate(kinds) if kind == "full_attention")
+    facts = text.to_dict() | {"num_hidden_layers": text.num_hidden_layers}
+    kinds = layer_kinds(facts, max_positions(facts))
+    full = frozenset(i for i, kind in enumerate(kinds) if kind == FULL)
     if not full:
         raise HookError(
             f"model type {text.model_type!r} has no full-attention layer (layer kinds: "
@@ -158,7 +159,13 @@ def _after(forward: _Forward, full: frozenset[int]) -> Any:
     return hook
 
 
-def _attention(prefill: Prefill, recorder: Recorder, forward: _Forward, native: frozenset[int]) -> Any:
+def _attention(
+    prefill: Prefill,
+    recorder: Recorder,
+    forward: _Forward,
+    full: frozenset[int],
+    native: frozenset[int],
+) -> Any:
     """Build the function that transformers calls in every attention layer."""
 
     def attend(
@@ -173,9 +180,15 @@ def _attention(prefill: Prefill, recorder: Recorder, forward: _Forward, native: 
     ) -> tuple[Tensor, None]:
         layer: int = module.layer_idx  # type: ignore[assignment]
         _check_call(module, layer, dropout, kwargs)
-        if kwargs.get("sliding_window") is not None or layer in native:
+        window = kwargs.get("sliding_window")
+        if layer in native or (window is not None and layer not in full):
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            )
+        if window is not None and key.shape[2] > window:
+            raise HookError(
+                f"layer {layer} has a sliding window of {window} tokens and got {key.shape[2]}: beyond "
+                "the model's positions it is no full attention, leave that length out"
             )
         _check_tokens(attention_mask, key.shape[2], forward.k_len)
         forward.seen.add(layer)

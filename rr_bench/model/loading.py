@@ -17,7 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rr_bench.plan.model_facts import CheckpointError, Device
+from method.attention import SparsePrefill
+from method.full import FullAttention
+from method.keep import NO_KEEP
+from rr_bench.model.hook import HookError, sparse_prefill
+from rr_bench.plan.families import native_positions
+from rr_bench.plan.model_facts import CheckpointError, Device, lay_rope
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,20 @@ def load_model(
     Args:
         path: folder with ``config.json``, safetensors weights and tokenizer files.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        device: as :func:`rr_bench.plan.device.resolve_device` found it.
+        device: where to put it.
         trust_remote_code: run model code that comes with the checkpoint.
         rope: RoPE settings laid over the checkpoint's own, such as YaRN's.
 
     Raises:
-        CheckpointError: the folder does not load, or the device is not the one it was taken for.
+        CheckpointError: the folder does not load, or no method can be put into its attention.
     """
-    _check_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         if rope is not None:
-            text = config.get_text_config()
-            text.rope_parameters = {**text.rope_parameters, **rope}
+            text = config.get_text_config(decoder=True)
+            own = getattr(text, "rope_parameters", None)
+            text.rope_parameters = lay_rope(own, rope, native_positions(text.to_dict()))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -73,21 +78,17 @@ def load_model(
             f"model.path={path} does not load: {len(report['missing_keys'])} weights are not in its "
             f"files and would be random ({missing}, ...)"
         )
-    return LoadedModel(model.to(device.kind).eval(), tokenizer)
+    model = model.to(device.kind).eval()
+    _try_out(path, model)
+    return LoadedModel(model, tokenizer)
 
 
-def _check_device(device: Device) -> None:
-    """The results are filed under the device's name, so it has to be the true one."""
-    if device.kind == "cpu":
-        return
-    if not torch.cuda.is_available():
-        raise CheckpointError(
-            f"nvidia-smi shows {device.name}, but torch {torch.__version__} sees no CUDA device: "
-            "set device=cpu, or install a torch build that fits the driver"
-        )
-    name = torch.cuda.get_device_name()
-    if name != device.name:
-        raise CheckpointError(
-            f"nvidia-smi shows {device.name}, but torch uses {name}: set CUDA_DEVICE_ORDER=PCI_BUS_ID "
-            "and CUDA_VISIBLE_DEVICES so that both mean the same GPU"
-        )
+def _try_out(path: Path, model: PreTrainedModel) -> None:
+    """Send two tokens through, so that a model no method can be put into is known before any cell."""
+    dense = SparsePrefill(FullAttention(), NO_KEEP, backend="torch")
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    try:
+        with torch.no_grad(), sparse_prefill(model, dense):
+            model.base_model(input_ids=ids, use_cache=False)
+    except (HookError, ValueError, TypeError) as error:
+        raise CheckpointError(f"model.path={path} cannot run here: {error}") from error

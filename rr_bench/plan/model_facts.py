@@ -1,7 +1,4 @@
-"""What can be known about a model without loading it: its folder, dtype and length limit.
-
-No torch here: a run whose cells are all finished decides so from these facts in a second.
-"""
+"""What can be known about a model without loading it: its folder, dtype and length limit."""
 
 from __future__ import annotations
 
@@ -13,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench import CONF, ROOT
+from rr_bench.plan.families import FULL, LEARNED_POSITIONS, native_positions, unsupported
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = ("float32", "bfloat16", "float16")
-STRETCHING = ("yarn", "linear", "dynamic", "longrope")
+ORIGINAL = "original_max_position_embeddings"
 
 
 class CheckpointError(ValueError):
@@ -25,10 +23,17 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Device:
-    """Where the model runs: torch's device string and the name its results are filed under."""
+    """Where the model runs.
+
+    Attributes:
+        kind: torch's device string, ``cpu`` or ``cuda``.
+        name: the card's name; what explains a result, not what identifies it.
+        capability: compute capability of a CUDA device, such as "9.0".
+    """
 
     kind: str
     name: str
+    capability: str | None = None
 
 
 def resolve_path(path: str) -> Path:
@@ -90,16 +95,57 @@ def read_config(path: Path, rope: Mapping[str, Any] | None = None) -> dict[str, 
     Args:
         path: checkpoint folder.
         rope: RoPE settings laid over the checkpoint's own.
+
+    Raises:
+        CheckpointError: the file cannot be read, the model is of a kind that cannot run here, or has
+            no RoPE to lay anything over.
     """
     try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"model.path={path}: config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"model.path={path}: config.json holds no settings")
     config = {**config, **(config.get("text_config") or {})}
+    reason = unsupported(config)
+    if reason is not None:
+        raise CheckpointError(f"model.path={path}: {config.get('model_type', 'the model')} {reason}")
     if rope is not None:
         own = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        config["rope_parameters"] = {**own, **rope}
+        if config.get("model_type") in LEARNED_POSITIONS:
+            own = None
+        config["rope_parameters"] = lay_rope(own, rope, native_positions(config))
     return config
+
+
+def lay_rope(own: Mapping[str, Any] | None, rope: Mapping[str, Any], positions: int | None) -> Any:
+    """RoPE settings with the user's laid over the checkpoint's.
+
+    A model with settings per layer type (Gemma 3) gets them for its full-attention layers: the
+    windowed ones never look further than their window.
+
+    Args:
+        own: the checkpoint's ``rope_parameters``; ``None`` for a model without RoPE.
+        rope: the setting ``model.rope``.
+        positions: the checkpoint's own positions, which a stretching starts from unless ``rope`` says
+            otherwise.
+
+    Raises:
+        CheckpointError: there is nothing the settings would have an effect on.
+    """
+    if own is None:
+        raise CheckpointError("model.rope is set, but the model has no rotary positions: leave it out")
+    if "factor" in rope and positions is not None:
+        rope = {ORIGINAL: positions, **rope}
+    nested = any(isinstance(value, Mapping) for value in own.values())
+    if not nested:
+        return {**own, **rope}
+    if not isinstance(own.get(FULL), Mapping):
+        raise CheckpointError(
+            f"model.rope is set, but the model's own settings are for {', '.join(own)} and not for "
+            f"{FULL}: leave it out"
+        )
+    return {**own, FULL: {**own[FULL], **rope}}
 
 
 def resolve_dtype(dtype: str, config: dict[str, Any], device: Device) -> str:
@@ -113,21 +159,36 @@ def resolve_dtype(dtype: str, config: dict[str, Any], device: Device) -> str:
     return dtype
 
 
-def max_positions(config: dict[str, Any]) -> int | None:
-    """Tokens the model was made for, RoPE stretching included; ``None`` if the config is silent."""
-    limit = config.get("max_position_embeddings")
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens the model was made for; ``None`` if the config is silent.
+
+    That is its own number of positions, unless the RoPE settings name what they stretch
+    (``original_max_position_embeddings``) and that is no less: then the number leaves the stretching
+    out, as in Qwen2.5 with YaRN, and the factor multiplies it. In Llama 3.1 or Phi-3.5 it is in.
+    """
+    limit = native_positions(config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type"))
-    if limit is None or kind not in STRETCHING:
+    rope = rope.get(FULL, rope) or {}
+    original, factor = rope.get(ORIGINAL) or config.get(ORIGINAL), rope.get("factor")
+    if limit is None or original is None or factor is None or int(original) < limit:
         return limit
-    original = rope.get("original_max_position_embeddings") or limit
-    return max(int(limit), int(original * float(rope.get("factor") or 1.0)))
+    return max(limit, int(original * float(factor)))
 
 
-def check_length(length: int, config: dict[str, Any], allow_extrapolation: bool) -> None:
-    """Refuse a length beyond what the model was made for, unless told otherwise."""
+def check_length(length: int, config: Mapping[str, Any], allow_extrapolation: bool) -> None:
+    """Refuse a length beyond what the model was made for, unless told otherwise.
+
+    A table of learned positions cannot be left, whatever ``allow_extrapolation`` says.
+    """
     limit = max_positions(config)
-    if limit is not None and length > limit and not allow_extrapolation:
+    if limit is None or length <= limit:
+        return
+    if config.get("model_type") in LEARNED_POSITIONS:
+        raise CheckpointError(
+            f"lengths={length} is beyond the {limit} learned positions of {config['model_type']}, and "
+            "there are no others: leave it out"
+        )
+    if not allow_extrapolation:
         raise CheckpointError(
             f"lengths={length} is beyond the model's {limit} positions (max_position_embeddings); "
             "leave it out, or set model.allow_extrapolation=true to run it all the same"

@@ -6,6 +6,7 @@ user name, mount point or home folder ever reaches a results folder.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def stored_path(path: Path) -> str:
 
 def redact(text: str) -> str:
     """A message with its absolute paths shortened: relative inside the repository, else ``…/name``."""
-    for prefix, short in ((f"{ROOT}/", ""), (f"{Path.home()}/", "~/")):
+    home = os.path.expanduser("~")  # stays as it is where there is no home directory
+    for prefix, short in ((f"{ROOT}/", ""), (f"{home}/", "~/")):
         text = text.replace(prefix, short)
     return _ABSOLUTE.sub(r"…/\1", text)
