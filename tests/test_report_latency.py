@@ -12,14 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from rr_bench.report import write_report
-from rr_bench.report.latency import LatencyError, read_latency
-from rr_bench.report.latency_figures import speedup_figure, time_figure
-from rr_bench.report.latency_lines import density_text, methods_at
-from rr_bench.report.latency_parts import kernel_names, rate_figure, split_shares
-from rr_bench.report.latency_tables import not_timed
+from rr_bench.report.latency import (
+    density_text,
+    kernel_names,
+    methods_at,
+    read_latency,
+    split_shares,
+    strongest_text,
+)
+from rr_bench.report.latency_figures import rate_figure, speedup_figure, time_figure
+from rr_bench.report.latency_page import not_timed
 from rr_bench.report.style import RC
+from rr_bench.store.latency_table import TableError
 from tests.fabricate import FULL, write_cell
-from tests.fabricate_latency import DEVICE, MODEL, row, rows, write_latency
+from tests.fabricate_latency import DEVICE, MODEL, dense, row, rows, write_latency
 
 ROOT = Path(__file__).resolve().parent.parent
 STEMS = {f"latency_{name}-{MODEL}" for name in ("time", "speedup", "split", "rate")}
@@ -52,8 +58,9 @@ def test_page_and_figures_of_a_whole_run(tmp_path: Path) -> None:
         "35",
         "20",
     )
-    assert (shown["vs cuDNN"], shown["vs FA2"]) == ("2.66×", "4.57×")
+    assert shown["vs strongest dense"] == "2.66× cuDNN"
     assert "94.0 (2.66×)" in report.table
+    assert "ceilings: matmul 788 TFLOP/s" in report.table and "rows: 301 done, 0 failed" in report.table
     assert table(page, "ceilings")[1][-2:] == ["788", "20"]
 
 
@@ -63,7 +70,7 @@ def test_files_do_not_change_when_rebuilt(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in write_report(tmp_path).paths} == before
 
 
-def test_kernel_rates_stand_beside_cudnn_and_flex_attention(tmp_path: Path) -> None:
+def test_kernel_rates_stand_beside_dense_and_flex_attention(tmp_path: Path) -> None:
     case = {"inputs": "mask", "density": 0.5}
     write_latency(
         tmp_path,
@@ -80,16 +87,19 @@ def test_kernel_rates_stand_beside_cudnn_and_flex_attention(tmp_path: Path) -> N
     )
     named = [dict(zip(head, line, strict=True)) for line in lines]
     ratios = {
-        (line["backend"], line["length"]): (line["of cuDNN's rate"], line["of flex_attention's rate"])
+        (line["backend"], line["length"]): (
+            line["of strongest dense's rate"],
+            line["of flex_attention's rate"],
+        )
         for line in named
     }
-    assert ratios["hopper", "8192"] == ("0.95", "1.50")
+    assert ratios["hopper", "8192"] == ("0.95 cuDNN", "1.50")
     assert ratios["hopper", "4096"] == ("–", "–")  # nothing to compare with
-    assert ratios["dense:cudnn", "8192"] == ("1.00", "–")
+    assert ratios["dense:cudnn", "8192"] == ("1.00 cuDNN", "–")
 
 
 def test_what_failed_is_named_and_never_drawn(tmp_path: Path) -> None:
-    fast = {"median_ms": 0.001, "vs_dense_cudnn": 9999.0, "vs_dense_fa2": 9999.0}
+    fast = {"median_ms": 0.001, "tflops": 9999.0}
     failed = row(
         "both", "new", "hopper", 262144, 1.0, status="failed", reason="bad at /home/a/b.py", **{}
     )
@@ -135,22 +145,22 @@ def test_a_second_device_or_driver_is_refused(tmp_path: Path) -> None:
 )
 def test_rows_that_contradict_themselves_are_refused(tmp_path, change, message) -> None:
     write_latency(tmp_path, [row("both", RR, "hopper", 8192, 1.0) | change])
-    with pytest.raises(LatencyError, match=message):
+    with pytest.raises(TableError, match=message):
         read_latency(tmp_path)
 
 
 def test_absent_columns_and_cases_timed_twice_are_refused(tmp_path: Path) -> None:
     one = row("both", RR, "hopper", 8192, 1.0)
     write_latency(tmp_path, [one, one])
-    with pytest.raises(LatencyError, match="line 3: the case of an earlier line"):
+    with pytest.raises(TableError, match="line 3: the case of an earlier line"):
         read_latency(tmp_path)
     write_latency(
         tmp_path, [{name: value for name, value in one.items() if name not in ("n", "reason")}]
     )
-    with pytest.raises(LatencyError, match="column reason, n is absent"):
+    with pytest.raises(TableError, match="column n, reason is absent"):
         read_latency(tmp_path)
     (tmp_path / "latency.csv").write_text("")
-    with pytest.raises(LatencyError, match=r"latency\.csv"):
+    with pytest.raises(TableError, match=r"latency\.csv"):
         read_latency(tmp_path)
 
 
@@ -231,17 +241,45 @@ def test_lengths_that_share_a_reason_share_a_line(tmp_path: Path) -> None:
     assert [path.name for path in report.paths] == ["latency.md"]  # nothing to draw
 
 
-def test_a_dense_back_end_without_a_column_counts_as_the_strongest(tmp_path: Path) -> None:
-    fa3 = {"vs_dense_cudnn": 2.0, "vs_dense_fa2": 4.0}
+def test_the_strongest_dense_is_the_fastest_measured_at_each_length(tmp_path: Path) -> None:
     write_latency(
         tmp_path,
         [
-            row("both", "full", "dense:fa3", 8192, 0.5, inputs="random", **fa3),
-            row("both", RR, "hopper", 8192, 0.4, vs_dense_cudnn=2.5, vs_dense_fa2=5.0),
+            row("both", "full", "dense:cudnn", 4096, 0.2, inputs="random"),
+            row("both", "full", "dense:fa3", 4096, 0.3, inputs="random"),
+            row("both", "full", "dense:fa4", 4096, 0.1, inputs="random", status="failed"),
+            row("both", "full", "dense:cudnn", 8192, 1.0, inputs="random"),
+            row("both", "full", "dense:fa3", 8192, 0.5, inputs="random"),
+            row("both", RR, "hopper", 4096, 0.1),
+            row("both", RR, "hopper", 8192, 0.4),
+            row("layer", RR, "hopper", 8192, 0.4),
+            row("selection", RR, "triton", 8192, 0.05, inputs="random"),
         ],
     )
+    done = read_latency(tmp_path).done
+    found = done[done["method"] == RR].set_index(["level", "length"])
+    assert found.loc["both"]["speedup"].tolist() == pytest.approx([2.0, 1.25])
+    assert found.loc["both"]["strongest"].tolist() == ["cuDNN", "FA3"]
+    assert found.loc["layer"][["speedup", "strongest"]].isna().all(axis=None)  # no dense layer there
+    chosen = found.loc["selection"].iloc[0]
+    assert chosen["of_dense"] == pytest.approx(0.1) and chosen["strongest"] == "FA3"
+    assert strongest_text(done) == "cuDNN at 4K, FA3 at 8K"
+    write_report(tmp_path)
+    page = (tmp_path / "latency.md").read_text()
+    assert "1.25× FA3" in page and "2.00× cuDNN" in page and "10 FA3" in page
+    with matplotlib.rc_context(RC):
+        figure = speedup_figure(done, "x")
+    assert figure is not None
+    assert "strongest dense = 1: cuDNN at 4K, FA3 at 8K" in [
+        text.get_text() for text in figure.legends[0].get_texts()
+    ]
+
+
+def test_columns_of_older_tables_are_left_out(tmp_path: Path) -> None:
+    one = row("both", RR, "hopper", 8192, 1.0) | {"vs_dense_cudnn": 9.0, "vs_dense_fa2": 9.0}
+    write_latency(tmp_path, [one, dense("both", 8192)])
     done = read_latency(tmp_path).done.set_index("method")
-    assert done.loc[RR, "speedup"] == pytest.approx(1.25) and done.loc["full", "speedup"] == 1
+    assert done.loc[RR, "speedup"] == pytest.approx(250 / 256) and "vs_dense_fa2" not in done
 
 
 def test_replayed_masks_that_ran_dense_may_coincide(tmp_path: Path) -> None:
@@ -255,6 +293,7 @@ def test_split_is_of_the_strongest_dense_and_falls_back_on_the_kernel(tmp_path: 
     write_latency(
         tmp_path,
         [
+            dense("both", 131072),
             row("attention", "mask", "hopper", 131072, 100.0, inputs="mask", density=0.351),
             row("selection", RR, "hopper", 131072, 5.0),
             row("both", RR, "hopper", 131072, 106.0),

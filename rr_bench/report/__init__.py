@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rr_bench.report import latency_tables
+from rr_bench.report import latency_page
 from rr_bench.report.figures import write_figures
 from rr_bench.report.helmet import write_helmet
-from rr_bench.report.latency import LatencyError, read_latency
+from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import write_latency_figures
 from rr_bench.report.load import load_cells
 from rr_bench.report.render import select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
+from rr_bench.store.jsonl import StoreError
 
 
 class Report(NamedTuple):
@@ -75,9 +76,9 @@ def _latency_report(folder: Path) -> Report | None:
     nothing = pd.DataFrame(columns=list(COLUMNS))
     try:
         latency = read_latency(folder)
-    except LatencyError as error:
+    except StoreError as error:
         return Report([], "", [str(error)], nothing)
     page = folder / "latency.md"
-    page.write_text(latency_tables.to_markdown(latency), encoding="utf-8")
+    page.write_text(latency_page.to_markdown(latency), encoding="utf-8")
     paths = [page, *write_latency_figures(latency, folder / "figures")]
-    return Report(paths, latency_tables.to_text(latency), [], nothing)
+    return Report(paths, latency_page.to_text(latency), [], nothing)

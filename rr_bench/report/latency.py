@@ -1,4 +1,4 @@
-"""The latency experiment's part of a report: ``latency.csv`` read, checked, and told in full.
+"""The latency experiment's part of a report: its rows, beside the strongest dense attention.
 
 A row is one case: a level (what was timed), a model's shape, inputs, a method on a back end, a length
 and a density. A row that is not done has no numbers, whatever its fields hold, so that nothing that
@@ -7,15 +7,17 @@ failed can look fast. Rows of two devices or two drivers are refused together.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rr_bench.report.environment import sessions
+from rr_bench.report.style import length_label
+from rr_bench.store.jsonl import read_json
+from rr_bench.store.latency_table import DONE, MEASURES, TEXTS, Row, TableError, read_rows
 
 LEVELS = {
     "prefill": "whole prefill",
@@ -27,27 +29,13 @@ LEVELS = {
 }
 """Levels in the order of the page, with their titles."""
 
-STATUSES = ("done", "failed", "missing")
+DENSITY = 0.35
+"""Where rows have set densities, figures by length show the one nearest to this."""
 
-TEXT = ("level", "model", "inputs", "method", "backend", "status", "reason")
-MEASURES = (
-    "median_ms",
-    "p20_ms",
-    "p80_ms",
-    "n",
-    "tflops",
-    "peak_extra_mib",
-    "vs_dense_cudnn",
-    "vs_dense_fa2",
-    "error",
-)
-CASE = ["level", "model", "inputs", "method", "backend", "length", "density"]
-COLUMNS = (*TEXT, "length", "density", *MEASURES)
-"""Columns that ``latency.csv`` must have, in any order; ``device`` and ``gb_s`` may be there too."""
+INPUTS = ("replay", "probe", "random")
+"""Inputs by preference: a figure of methods shows the first of these that its level has."""
 
-
-class LatencyError(RuntimeError):
-    """A ``latency.csv`` that cannot be used; the message says what is wrong and in which line."""
+_DENSE_NAMES = {"cudnn": "cuDNN", "fa2": "FA2", "fa3": "FA3", "fa4": "FA4"}
 
 
 @dataclass(frozen=True)
@@ -55,9 +43,8 @@ class Latency:
     """The rows of one device.
 
     Attributes:
-        frame: :data:`COLUMNS`, ``gb_s``, ``speedup``, which is over the strongest
-            dense back end of the row's level, model and length, and ``of_dense``, its time over cuDNN's
-            dense attention. Measures of rows that are not done are NaN.
+        frame: the columns of :class:`rr_bench.store.latency_table.Row`, with measures of rows that are
+            not done NaN, and those of :func:`_beside_dense`.
         device: name of the device.
         env: the environment record beside it; empty without one.
     """
@@ -69,94 +56,157 @@ class Latency:
     @property
     def done(self) -> pd.DataFrame:
         """The rows that were measured."""
-        return self.frame[self.frame["status"] == "done"]
+        return self.frame[self.frame["status"] == DONE]
 
 
 def read_latency(folder: Path) -> Latency:
     """Read ``latency.csv``, and ``env.json`` if it is there.
 
     Raises:
-        LatencyError: a file is unreadable, a column is absent, a field is no number, a row is done
-            without a time, a case stands there twice, or rows are of different devices or drivers.
+        StoreError: a file is unreadable, a row contradicts itself, or rows are of different devices or
+            drivers.
     """
     path = folder / "latency.csv"
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys((*TEXT, "device"), str))
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise LatencyError(f"{path}: {error}") from error
-    absent = [name for name in COLUMNS if name not in frame]
-    if absent:
-        raise LatencyError(f"{path}: column {', '.join(absent)} is absent")
-    frame = frame.assign(**{name: frame[name].fillna("") for name in TEXT})
-    frame["gb_s"] = frame.get("gb_s", float("nan"))
-    for name in ("length", "density", "gb_s", *MEASURES):
-        try:
-            frame[name] = pd.to_numeric(frame[name]).astype(float)
-        except ValueError as error:
-            raise LatencyError(f"{path}: column {name}: {error}") from error
-    env = _environment(folder / "env.json")
-    _check_rows(frame, path)
-    device = _one_device(frame, env, path)
-    frame.loc[frame["status"] != "done", [*MEASURES, "gb_s"]] = float("nan")
-    return Latency(frame.assign(**_against_dense(frame)), device, env)
+    rows = read_rows(path)
+    env = read_json(folder / "env.json") if (folder / "env.json").is_file() else {}
+    device = _one_device(rows, env, path)
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__dataclass_fields__))
+    numbers = [name for name in frame if name not in TEXTS]
+    frame = frame.astype(dict.fromkeys(numbers, float)).fillna(dict.fromkeys(TEXTS, ""))
+    frame.loc[frame["status"] != DONE, list(MEASURES)] = float("nan")
+    return Latency(_beside_dense(frame), device, env)
 
 
-def _against_dense(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Columns ``speedup`` and ``of_dense``, with dense back ends that have no column of their own."""
-    dense = frame[(frame["method"] == "full") & frame["median_ms"].notna()]
-    group = ["level", "model", "length"]
-    best = dense.groupby(group)["median_ms"].min().reindex(pd.MultiIndex.from_frame(frame[group]))
-    named = frame[["vs_dense_cudnn", "vs_dense_fa2"]].min(axis=1)
-    alone = dense[dense["level"].isin(["both", "attention"]) & (dense["backend"] == "dense:cudnn")]
-    cudnn = alone.groupby(group[1:])["median_ms"].min()
-    cudnn = cudnn.reindex(pd.MultiIndex.from_frame(frame[group[1:]]))
-    return {
-        "speedup": pd.concat([named, best.set_axis(frame.index) / frame["median_ms"]], axis=1).min(
-            axis=1
-        ),
-        "of_dense": frame["median_ms"] / cudnn.set_axis(frame.index),
-    }
-
-
-def _environment(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        env = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LatencyError(f"{path}: not JSON ({error})") from error
-    return dict(env)
-
-
-def _check_rows(frame: pd.DataFrame, path: Path) -> None:
-    """Refuse rows that contradict themselves or each other."""
-    timed = (frame["status"] == "done") & (frame["level"] != "ceiling")
-    # Where the executor ran dense for a method, masks of several densities became the same case.
-    told_apart = timed & ~(frame["backend"].str.startswith("dense:") & (frame["method"] != "full"))
-    wrong = {
-        "status is none of " + ", ".join(STATUSES): ~frame["status"].isin(STATUSES),
-        "done without a positive median_ms": timed & ~(frame["median_ms"] > 0),
-        "done without a length": timed & frame["length"].isna(),
-        "p20_ms, median_ms and p80_ms are not in order": timed
-        & ((frame["p20_ms"] > frame["median_ms"]) | (frame["median_ms"] > frame["p80_ms"])),
-        "the case of an earlier line": told_apart & frame.duplicated(CASE),
-    }
-    for what, rows in wrong.items():
-        if rows.any():
-            raise LatencyError(f"{path}: line {int(frame.index[rows][0]) + 2}: {what}")
-
-
-def _one_device(frame: pd.DataFrame, env: Mapping[str, Any], path: Path) -> str:
+def _one_device(rows: Iterable[Row], env: Mapping[str, Any], path: Path) -> str:
     """The device of all rows: theirs if they name it, else the environment's."""
     every = list(sessions(env)) if env else []
     drivers = dict.fromkeys(str(one["driver"]) for one in every if "driver" in one)
-    devices = dict.fromkeys(str(one["device"]) for one in every if "device" in one)
-    if "device" in frame and frame["device"].notna().any():
-        devices = dict.fromkeys(frame["device"].dropna())
+    recorded = dict.fromkeys(str(one["device"]) for one in every if "device" in one)
+    devices = dict.fromkeys(row.device for row in rows if row.device) or recorded
     for kind, found in (("devices", devices), ("drivers", drivers)):
         if len(found) > 1:
-            raise LatencyError(
+            raise TableError(
                 f"{path}: rows of {len(found)} {kind} ({'; '.join(found)}) are never put into one "
                 "table or figure; measure each one into a folder of its own"
             )
     return next(iter(devices), "unknown device")
+
+
+def _beside_dense(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what the strongest dense back end, the fastest that was measured, makes of every row.
+
+    ``strongest`` and ``speedup``: its name at the row's level, model and length, and its time over the
+    row's. Of a selection, which replaces no attention: its name in attention alone, and under
+    ``of_dense`` the selection's time over its.
+    """
+    dense = frame[(frame["method"] == "full") & frame["median_ms"].notna()]
+    group = ["level", "model", "length"]
+    attention = dense[dense["level"].isin(["both", "attention"])].assign(level="selection")
+    fastest = pd.concat([dense, attention]).sort_values("median_ms").drop_duplicates(group)
+    fastest = fastest.set_index(group)[["backend", "median_ms"]]
+    best = fastest.reindex(pd.MultiIndex.from_frame(frame[group])).set_axis(frame.index)
+    ratio = best["median_ms"] / frame["median_ms"]
+    selection = frame["level"] == "selection"
+    return frame.assign(
+        strongest=best["backend"].map(dense_name, na_action="ignore"),
+        speedup=ratio.mask(selection),
+        of_dense=(1 / ratio).where(selection),
+    )
+
+
+def dense_name(backend: str) -> str:
+    """A dense back end's name for people: ``dense:cudnn`` is cuDNN."""
+    name = backend.removeprefix("dense:")
+    return _DENSE_NAMES.get(name, name)
+
+
+def strongest_text(rows: pd.DataFrame) -> str:
+    """The strongest dense back end of these rows; with the lengths of each where there are several."""
+    named = rows[rows["strongest"].notna()].sort_values("length")
+    names = {
+        str(name): " ".join(length_label(int(one)) for one in own["length"].unique())
+        for name, own in named.groupby("strongest", sort=False)
+    }
+    if len(names) < 2:
+        return next(iter(names), "none")
+    return ", ".join(f"{name} at {lengths}" for name, lengths in names.items())
+
+
+def methods_at(rows: pd.DataFrame, level: str) -> pd.DataFrame:
+    """Rows of a level that a figure by length shows, with the column ``series``.
+
+    Of the sparse methods those of the preferred inputs and, per length, of the density nearest to
+    :data:`DENSITY`; the back end joins the name only where a method has several at one length.
+    """
+    own = rows[(rows["level"] == level) & (rows["method"] != "full")]
+    inputs = next((name for name in INPUTS if (own["inputs"] == name).any()), None)
+    own = own[own["inputs"] == inputs]
+    case = ["method", "backend", "length"]
+    own = own.assign(away=(own["density"] - DENSITY).abs()).sort_values("away").drop_duplicates(case)
+    several = own.groupby(["method", "length"])["backend"].transform("nunique") > 1
+    both = several.groupby(own["method"]).transform("any")
+    series = own["method"].where(~both, own["method"] + ", " + own["backend"])
+    return own.assign(series=series).sort_values("length")
+
+
+def density_text(rows: pd.DataFrame) -> str:
+    """The density behind rows in whole percent, or its range."""
+    low, high = (round(100 * float(end)) for end in (rows["density"].min(), rows["density"].max()))
+    return f"density {low} %" if low == high else f"densities {low} to {high} %"
+
+
+def dense_lines(rows: pd.DataFrame, level: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Back end and rows of every dense attention timed at a level, one row per length."""
+    dense = rows[(rows["level"] == level) & (rows["method"] == "full")]
+    for backend, own in dense.groupby("backend"):
+        yield str(backend), own.sort_values("median_ms").drop_duplicates("length").sort_values("length")
+
+
+def split_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per method and length: selection, attention and both, in percent of the strongest dense time,
+    and that one's name and the density.
+
+    Replayed masks change attention alone, so selection on the same random inputs is theirs too. Where
+    a method's attention has no row of its own, as over replayed masks that all methods share, the
+    kernel's row of the same density stands for it.
+    """
+    attention = rows[(rows["level"] == "attention") & (rows["method"] != "full")]
+    selection = rows[rows["level"] == "selection"]
+    lines = []
+    for row in methods_at(rows, "both").to_dict("records"):
+        own = {name: row[name] for name in ("length", "method", "inputs")}
+        chosen = _first(selection, own)
+        if chosen is None and row["inputs"] == "replay":
+            chosen = _first(selection, own | {"inputs": "random"})
+        alike = attention[(attention["density"] - row["density"]).abs() <= 0.05 * row["density"]]
+        computed = _first(alike, own)
+        if computed is None:
+            computed = _first(
+                alike, {"length": row["length"], "method": "mask", "backend": row["backend"]}
+            )
+        if chosen is None or computed is None:
+            continue
+        times = {"selection": chosen, "attention": computed, "both": row["median_ms"]}
+        shares = {name: 100 * ms / (row["median_ms"] * row["speedup"]) for name, ms in times.items()}
+        kept = {name: row[name] for name in ("length", "density", "strongest")}
+        lines.append({"method": row["series"], **kept, **shares})
+    return pd.DataFrame(lines)
+
+
+def _first(rows: pd.DataFrame, where: dict[str, Any]) -> float | None:
+    """Milliseconds of the first row with these values; None without one."""
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    return None if rows.empty else float(rows["median_ms"].iloc[0])
+
+
+def kernel_names(masks: pd.DataFrame) -> pd.Series:
+    """What a panel of rates is named after: back ends that the executor chose between are one kernel.
+
+    They are, unless one mask was timed on several of them; ``flex_attention`` stands alone always.
+    """
+    own = masks[masks["backend"] != "flex_attention"]
+    if own.duplicated(["length", "density"]).any():
+        return masks["backend"]
+    together = " or ".join(sorted(own["backend"].unique()))
+    return masks["backend"].where(masks["backend"] == "flex_attention", together)

@@ -5,30 +5,36 @@ Each model's shape has its own figures, and nothing but rows that are done is dr
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from rr_bench.report.drawing import length_axis, new_figure, save
-from rr_bench.report.latency import LEVELS, Latency
-from rr_bench.report.latency_lines import (
+from rr_bench.report.drawing import legend_columns, length_axis, new_figure, save
+from rr_bench.report.latency import (
+    LEVELS,
+    Latency,
     dense_lines,
     density_text,
-    lengths_of,
-    line_by_length,
-    method_lines,
+    kernel_names,
     methods_at,
-    reference_style,
+    split_shares,
+    strongest_text,
 )
-from rr_bench.report.latency_parts import rate_figure, split_figure
-from rr_bench.report.style import RC
+from rr_bench.report.load import natural
+from rr_bench.report.style import RC, REFERENCES, legend_labels, length_label, method_styles, shades
 
 TOTALS = ("both", "layer", "prefill")
 """Levels whose times include selection."""
+
+_SELECTION_HUE, _ATTENTION_HUE, _KERNEL_HUE = "#E69F00", "#56B4E9", "#0072B2"
 
 
 def write_latency_figures(latency: Latency, folder: Path) -> list[Path]:
@@ -105,6 +111,127 @@ def speedup_figure(rows: pd.DataFrame, below: str) -> Figure | None:
         )
     grid[0].set_ylabel("Speed-up over strongest dense")
     figure.supxlabel(below, fontsize=RC["axes.labelsize"])
-    line = Line2D([], [], color="black", linewidth=0.8, label="strongest dense = 1")
-    figure.legend(handles=[line, *handles.values()], loc="outside upper center", ncols=2)
+    label = f"strongest dense = 1: {strongest_text(every)}"
+    line = Line2D([], [], color="black", linewidth=0.8, label=label)
+    columns = legend_columns([label, *handles])
+    figure.legend(handles=[line, *handles.values()], loc="outside upper center", ncols=columns)
     return figure
+
+
+def split_figure(rows: pd.DataFrame, below: str) -> Figure | None:
+    """Selection and attention of every method as shares of dense time, at the two largest lengths.
+
+    The tick is selection + attention timed as one.
+    """
+    parts = split_shares(rows)
+    if parts.empty:
+        return None
+    lengths = sorted(parts["length"].unique())[-2:]
+    parts = parts[parts["length"].isin(lengths)]
+    names = sorted(parts["method"].unique(), key=natural, reverse=True)
+    labels = legend_labels(names)
+    figure = new_figure(1.0 + 0.19 * len(names))
+    grid = figure.subplots(1, len(lengths), sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, length in zip(grid, lengths, strict=True):
+        own = parts[parts["length"] == length].set_index("method").reindex(names)
+        axes.barh(names, own["selection"], color=_SELECTION_HUE, height=0.7)
+        axes.barh(names, own["attention"], left=own["selection"], color=_ATTENTION_HUE, height=0.7)
+        axes.plot(own["both"], range(len(names)), "|", color="black", markersize=9)
+        axes.axvline(100, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(names)), [labels[name] for name in names])
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"{length_label(int(length))}, {density_text(own)}", fontsize=6.5)
+    below = f"{below}; strongest: {strongest_text(parts)}"
+    figure.supxlabel(f"Share of strongest dense attention's time (%)\n{below}", fontsize=7)
+    handles: list[Any] = [
+        Patch(color=_SELECTION_HUE, label="selection"),
+        Patch(color=_ATTENTION_HUE, label="attention"),
+        Line2D([], [], color="black", marker="|", markersize=9, linestyle="", label="timed as one"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.0)
+    return figure
+
+
+def rate_figure(rows: pd.DataFrame, below: str) -> Figure | None:
+    """TFLOP/s of every kernel on masks of set density, one panel per kernel, with the ceilings."""
+    timed = rows[(rows["level"] == "attention") & (rows["inputs"] == "mask") & rows["tflops"].notna()]
+    masks = timed[timed["method"] != "full"]
+    masks = masks.assign(density=masks["density"].round(2), kernel=kernel_names(masks))
+    if masks.empty:
+        return None
+    kernels = sorted(masks["kernel"].unique(), key=lambda name: (name == "flex_attention", name))
+    matmul = rows[(rows["level"] == "ceiling") & (rows["method"] == "matmul")].nlargest(1, "tflops")
+    ceilings = dict(dense_lines(timed, "attention")) | ({"matmul": matmul} if len(matmul) else {})
+    densities = sorted(masks["density"].unique(), reverse=True)
+    colors = shades(_KERNEL_HUE, len(densities))
+    columns = min(3, len(kernels))
+    lines = -(-len(kernels) // columns)
+    figure = new_figure(0.75 + 1.6 * lines + 0.08 * (len(densities) + len(ceilings)))
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    handles = {}
+    for axes, kernel in zip(grid, kernels, strict=False):
+        for name, line in ceilings.items():
+            handles[name] = _ceiling(axes, line, name)
+        for density, color, marker in zip(densities, colors, cycle("osD^v"), strict=False):
+            own = masks[(masks["kernel"] == kernel) & (masks["density"] == density)]
+            style = {"color": color, "marker": marker}
+            label = f"density {100 * density:.0f} %"
+            handles[label] = line_by_length(axes, own.sort_values("length"), "tflops", style, label)
+        length_axis(axes, lengths_of(masks), most=6 // columns + 1)
+        axes.set_ylim(bottom=0)
+        axes.set_title(kernel, fontsize=6.5)
+    for axes in grid[len(kernels) :]:
+        axes.set_axis_off()
+    figure.supylabel("Achieved TFLOP/s", fontsize=RC["axes.labelsize"])
+    figure.supxlabel(below, fontsize=RC["axes.labelsize"])
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=2)
+    return figure
+
+
+def method_lines(
+    axes: Axes, own: pd.DataFrame, column: str, among: pd.DataFrame | None = None
+) -> list[Line2D]:
+    """One line per series; colours and labels as for all series of ``among``."""
+    every = own if among is None else among
+    names = sorted(every["series"].unique(), key=natural)
+    styles = method_styles((name.partition(",")[0].partition("(")[0], name) for name in names)
+    labels = legend_labels(names)
+    present = [name for name in names if (own["series"] == name).any()]
+    return [
+        line_by_length(axes, own[own["series"] == name], column, styles[name], labels[name])
+        for name in present
+    ]
+
+
+def line_by_length(
+    axes: Axes, rows: pd.DataFrame, column: str, style: dict[str, Any], label: str
+) -> Line2D:
+    """A line by length; of times also the band from p20 to p80."""
+    (line,) = axes.plot(rows["length"], rows[column], label=label, **style)
+    if column == "median_ms":
+        axes.fill_between(
+            rows["length"],
+            rows["p20_ms"],
+            rows["p80_ms"],
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
+    return line
+
+
+def reference_style(name: str) -> dict[str, Any]:
+    """Look of a dense back end or another thing that methods are measured against."""
+    return REFERENCES.get(name, REFERENCES["other"])
+
+
+def _ceiling(axes: Axes, line: pd.DataFrame, name: str) -> Line2D:
+    if name == "matmul":
+        style = {**reference_style(name), "marker": ""}
+        return axes.axhline(line["tflops"].iloc[0], label=name, **style)
+    return line_by_length(axes, line, "tflops", reference_style(name), name)
+
+
+def lengths_of(*frames: pd.DataFrame) -> list[int]:
+    """All lengths of these rows, ascending."""
+    return sorted({int(length) for frame in frames for length in frame["length"]})

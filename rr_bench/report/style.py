@@ -66,6 +66,8 @@ _DARKEST, _LIGHTEST = -0.35, 0.6
 REFERENCES: dict[str, dict[str, Any]] = {
     "dense:cudnn": {"color": "#000000", "linestyle": "-", "marker": "."},
     "dense:fa2": {"color": "#777777", "linestyle": (0, (5, 1.6)), "marker": "."},
+    "dense:fa3": {"color": "#4D4D4D", "linestyle": "-", "marker": "^"},
+    "dense:fa4": {"color": "#A0A0A0", "linestyle": "-", "marker": "v"},
     "matmul": {"color": "#B22222", "linestyle": (0, (1.2, 1.2)), "marker": ""},
     "other": {"color": "#777777", "linestyle": (0, (5, 1.2, 1.2, 1.2)), "marker": "."},
 }

@@ -9,22 +9,25 @@ import pandas as pd
 from tabulate import tabulate
 
 from rr_bench.report.environment import MACHINE, environment_lines, sessions
-from rr_bench.report.latency import LEVELS, Latency
+from rr_bench.report.latency import LEVELS, Latency, strongest_text
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
+from rr_bench.store.latency_table import DONE, FAILED, MISSING, STATUSES
 from rr_bench.store.redact import redact
 
 DEFINITIONS = """\
 - **ms**: median device time of a call; **p20–p80**: 20th to 80th percentile of its **n** calls.
   Batch 1, causal, prefill only.
-- **vs cuDNN**, **vs FA2**: time of dense causal attention by cuDNN or FlashAttention-2, in the same run
-  at the same level, divided by the row's time; above 1 the row is faster.
+- **vs strongest dense**: time of dense causal attention by the named back end, the fastest of those
+  timed (cuDNN, FlashAttention-2, -3, -4) at the same level and length in the same run, divided by the
+  row's time; above 1 the row is faster.
 - **density**: percent of the causal blocks that attention computes. A speed-up holds for its density.
 - inputs **mask**: a block mask of a set density, the kernel alone. **replay**: selection timed in full,
   attention over a mask of the set density. **random**, **probe**: attention over what the method
   selected on random inputs, or on queries and keys of the probe's own prompts.
 - **TFLOP/s** counts the kept blocks alone, of a diagonal block its lower triangle.
-- **of cuDNN's time**: a selection's time in percent of dense attention by cuDNN.
+- **of strongest dense**: a selection's time in percent of the fastest dense attention's, a kernel's
+  rate as a part of its rate.
 - **MiB**: memory allocated at most during a call, its result included, a selection's index lists not.
 - **error**: what the check before the timing found: of attention the relative error, of a selection the
   share of blocks that its PyTorch twin chose otherwise.
@@ -62,30 +65,45 @@ def _records(env: Mapping[str, Any]) -> list[dict[str, Any]]:
 def to_text(latency: Latency) -> str:
     """For a terminal: per level and model a line per method, its times and speed-ups by length."""
     parts = [f"latency on {latency.device}: ms (speed-up over the strongest dense attention)"]
-    shown = latency.done[latency.done["level"].isin(["prefill", "layer", "both"])]
-    for (level, model, inputs), rows in _groups(shown, ["level", "model", "inputs"]):
-        lengths = sorted(rows["length"].unique())
-        lines = []
-        for (method, backend, density), own in _groups(
-            rows.assign(density=rows["density"].round(2)), ["method", "backend", "density"]
-        ):
-            times = {row["length"]: _cell(row) for row in own.to_dict("records")}
-            cells = [times.get(length, "–") for length in lengths]
-            lines.append([method, backend, f"{100 * density:.0f}", *cells])
-        heads = ["method", "backend", "density", *(length_label(int(one)) for one in lengths)]
-        table = tabulate(lines, headers=heads, tablefmt="simple", disable_numparse=True)
-        parts.append(f"{LEVELS[level]}, {model}, {inputs}\n{table}")
-    failed = latency.frame[latency.frame["status"] == "failed"]
-    notes = [f"note: {line}" for line in not_timed(failed)]
-    absent = int((latency.frame["status"] == "missing").sum())
+    done = latency.done
+    for (level, model, inputs), rows in _groups(
+        done[done["level"] != "ceiling"], ["level", "model", "inputs"]
+    ):
+        against = "% of strongest dense" if level == "selection" else "strongest dense"
+        title = f"{LEVELS[level]}, {model}, {inputs}; {against}: {strongest_text(rows)}"
+        parts.append(f"{title}\n{_by_length(rows)}")
+    ceilings = []
+    for row in done[done["level"] == "ceiling"].to_dict("records"):
+        rate = f"{row['gb_s']:.0f} GB/s" if row["gb_s"] > 0 else f"{row['tflops']:.0f} TFLOP/s"
+        ceilings.append(f"{row['method']} {rate}")
+    parts += [f"ceilings: {', '.join(ceilings)}"] if ceilings else []
+    counts = [f"{(latency.frame['status'] == status).sum()} {status}" for status in STATUSES]
+    notes = [f"rows: {', '.join(counts)}"]
+    failed = latency.frame[latency.frame["status"] == FAILED]
+    notes += [f"note: {line}" for line in not_timed(failed)]
+    absent = int((latency.frame["status"] == MISSING).sum())
     notes += [f"note: missing cases: {absent}, named in latency.md"] if absent else []
-    return "\n\n".join(filter(None, [*parts, "\n".join(notes)]))
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def _by_length(rows: pd.DataFrame) -> str:
+    """A line per method, back end and density, a column per length."""
+    lengths = sorted(rows["length"].unique())
+    lines = []
+    for (method, backend, density), own in _groups(
+        rows.assign(density=rows["density"].round(2)), ["method", "backend", "density"]
+    ):
+        times = {row["length"]: _cell(row) for row in own.to_dict("records")}
+        cells = [times.get(length, "–") for length in lengths]
+        lines.append([method, backend, f"{100 * density:.0f}", *cells])
+    heads = ["method", "backend", "density", *(length_label(int(one)) for one in lengths)]
+    return tabulate(lines, headers=heads, tablefmt="simple", disable_numparse=True)
 
 
 def not_timed(frame: pd.DataFrame) -> list[str]:
     """The rows that are not done, with reasons; lengths that share all else share a line."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for row in frame[frame["status"] != "done"].to_dict("records"):
+    for row in frame[frame["status"] != DONE].to_dict("records"):
         names = [row[name] for name in ("level", "model", "inputs", "method", "backend") if row[name]]
         names += [f"density {_percent(row['density'])} %"] if row["density"] > 0 else []
         reason = redact(str(row["reason"])).replace("\n", " ") or "no reason given"
@@ -106,11 +124,11 @@ def _sections(latency: Latency) -> Iterator[tuple[str, pd.DataFrame, Columns]]:
         columns = {"ceiling": _CEILINGS, "selection": _SELECTION}.get(str(level), _TIMES)
         yield f"{title}, {model}" if model else title, rows, columns
     for (model,), rows in _groups(done[kernel], ["model"]):
-        dense = rows[rows["backend"] == "dense:cudnn"].groupby("length")["tflops"].max()
+        dense = rows[rows["method"] == "full"].groupby("length")["tflops"].max()
         flex = rows[rows["backend"] == "flex_attention"].set_index(["length", "density"])["tflops"]
         pairs = pd.MultiIndex.from_frame(rows[["length", "density"]])
         ratios = {
-            "of_cudnn": rows["tflops"] / rows["length"].map(dense),
+            "of_rate": rows["tflops"] / rows["length"].map(dense),
             "of_flex": rows["tflops"].to_numpy() / flex.reindex(pairs).to_numpy(),
         }
         yield f"attention kernel on masks of set density, {model}", rows.assign(**ratios), _KERNEL
@@ -147,7 +165,14 @@ def _table(rows: pd.DataFrame, columns: Columns, style: str) -> str:
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
+    if row["of_dense"] > 0:
+        return f"{_ms(row['median_ms'])} ({_percent(row['of_dense'])} %)"
     return f"{_ms(row['median_ms'])} ({_times(row['speedup'])})"
+
+
+def _beside(name: str, show: Callable[[float], str]) -> Callable[[pd.Series], str]:
+    """A ratio to the strongest dense back end, with that one's name."""
+    return lambda row: "–" if pd.isna(row[name]) else f"{show(row[name])} {row['strongest']}"
 
 
 def _text(name: str) -> Callable[[pd.Series], str]:
@@ -180,8 +205,7 @@ _CASE_COLUMNS: Columns = {
 _TIME_COLUMNS: Columns = {
     "ms": _number("median_ms", _ms),
     "p20–p80": lambda row: f"{_ms(row['p20_ms'])}–{_ms(row['p80_ms'])}",
-    "vs cuDNN": _number("vs_dense_cudnn", _times),
-    "vs FA2": _number("vs_dense_fa2", _times),
+    "vs strongest dense": _beside("speedup", _times),
 }
 _ERROR: Columns = {"error": _number("error", lambda value: f"{value:.2g}")}
 _N: Columns = {"n": _number("n", lambda value: f"{value:.0f}")}
@@ -194,13 +218,13 @@ _TIMES: Columns = {
 }
 _SELECTION: Columns = {
     **_TIMES,
-    "of cuDNN's time (%)": _number("of_dense", _percent),
+    "of strongest dense (%)": _beside("of_dense", _percent),
 }
 _KERNEL: Columns = {
     **{name: show for name, show in _CASE_COLUMNS.items() if name != "inputs"},
     **_TIME_COLUMNS,
     "TFLOP/s": _number("tflops", lambda value: f"{value:.0f}"),
-    "of cuDNN's rate": _number("of_cudnn", lambda value: f"{value:.2f}"),
+    "of strongest dense's rate": _beside("of_rate", lambda value: f"{value:.2f}"),
     "of flex_attention's rate": _number("of_flex", lambda value: f"{value:.2f}"),
     **_ERROR,
     **_N,
