@@ -17,6 +17,9 @@ from method.ops.dense import dense_prefill
 
 BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 
+VERSION = 1
+"""Of the exact attention over kept blocks and its density; raise it when results change."""
+
 
 def resolve_backend(query: Tensor, backend: str) -> str:
     """The back end that ``backend`` means for tensors like ``query``.

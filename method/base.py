@@ -41,6 +41,9 @@ class Method(ABC):
     paper_keep: ClassVar[KeepPolicy]
     """What the method's own paper or code always keeps; used when the run says ``keep=paper``."""
 
+    version: ClassVar[int] = 1
+    """Raised by hand when the blocks that it selects change: part of what identifies a result."""
+
     dense: ClassVar[bool] = False
     """True only for the dense baseline, which the executor sends to exact attention."""
 

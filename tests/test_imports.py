@@ -66,9 +66,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rr_bench.latency": (
         (
             *("method", "rr_bench", "rr_bench.config", "rr_bench.model", "rr_bench.plan"),
-            *("rr_bench.run", "rr_bench.store"),
+            *("rr_bench.report", "rr_bench.run", "rr_bench.store"),
         ),
-        ("torch", "transformers", "tqdm"),
+        ("torch", "transformers", "tqdm", "filelock"),
     ),
     "rr_bench.__main__": (
         ("rr_bench", "rr_bench.config", "rr_bench.latency", "rr_bench.run"),

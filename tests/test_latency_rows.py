@@ -1,11 +1,13 @@
-"""Parts of the latency experiment: gates, tables, timing without a GPU."""
+"""Parts of the latency experiment: gates, baselines, timing without a GPU."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from method.attention import SparsePrefill
 from method.blocks import BlockMask
@@ -13,19 +15,17 @@ from method.minference import MInference
 from method.rr import RRAttention
 from rr_bench.config.latency import GEOMETRIES, read_geometry
 from rr_bench.config.schema import ConfigError
-from rr_bench.latency import candidate
-from rr_bench.latency.baselines import Absent, dense_attention
-from rr_bench.latency.candidate import Candidate, Effort, Prepared, run_group
-from rr_bench.latency.cases import Shape, random_inputs, random_mask
-from rr_bench.latency.inputs import NO_KEEP, Fixed, Inputs
-from rr_bench.latency.parity import GateFailed, check_native, check_output, check_selection
-from rr_bench.latency.table import Row, Table, TableError, with_speedups
-from rr_bench.latency.timing import measure
+from rr_bench.latency import timing
+from rr_bench.latency.baselines import Absent, by_token, dense_attention, packaged
+from rr_bench.latency.gate import Gate, GateFailed, check_native, check_output, check_selection
+from rr_bench.latency.inputs import Inputs, Shape, random_inputs, random_mask
+from rr_bench.latency.prefills import NO_KEEP, Replay, run_prefill
+from rr_bench.latency.timing import Candidate, Prepared, measure, run_group
+from rr_bench.store.latency_table import Row
 
 CPU = torch.device("cpu")
 TINY = vars(GEOMETRIES["llama31_8b"]) | {"layers": 2, "heads": 2, "kv_heads": 1}
-ENVIRONMENT = {"device": "cpu", "versions": {"torch": "1"}}
-EFFORT = Effort(CPU, 1, 1.0)
+EFFORT = (CPU, 1, 1.0)
 
 
 def test_a_call_that_fails_while_it_is_timed_leaves_the_others():
@@ -41,7 +41,7 @@ def test_a_call_that_fails_while_it_is_timed_leaves_the_others():
 
     rows = [Row("both", "m", "random", name, "b", 1) for name in ("good", "bad")]
     done, failed = run_group(
-        [Candidate(rows[0], ready(lambda: None)), Candidate(rows[1], ready(wavering))], EFFORT
+        [Candidate(rows[0], ready(lambda: None)), Candidate(rows[1], ready(wavering))], *EFFORT
     )
     assert done.status == "done" and done.tflops > 0
     assert failed == replace(rows[1], status="failed", reason="MemoryError: out of memory")
@@ -51,41 +51,10 @@ def test_a_loop_that_fails_leaves_reasons(monkeypatch):
     def broken(*args, **given):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(candidate, "measure", broken)
+    monkeypatch.setattr(timing, "measure", broken)
     row = Row("both", "m", "random", "rr", "b", 1)
-    found = run_group([Candidate(row, lambda: Prepared(lambda: None, error=0.1))], EFFORT)
+    found = run_group([Candidate(row, lambda: Prepared(lambda: None, error=0.1))], *EFFORT)
     assert found == [replace(row, status="failed", reason="RuntimeError: device lost")]
-
-
-def test_speedups_are_ratios_to_dense_of_the_same_group():
-    def row(method, backend, ms, level="both", status="done"):
-        return Row(level, "m", "random", method, backend, 1, median_ms=ms, status=status)
-
-    rows = [
-        row("full", "dense:cudnn", 8.0),
-        row("full", "dense:fa2", 12.0),
-        row("rr", "triton", 4.0),
-        row("slow", "triton", None, status="failed"),
-        row("rr", "triton", 1.0, "selection"),
-    ]
-    found = [(one.vs_dense_cudnn, one.vs_dense_fa2) for one in with_speedups(rows)]
-    assert found == [(1, 1.5), (8 / 12, 1), (2, 3), (None, None), (None, None)]
-    assert with_speedups(rows[2:])[0].vs_dense_cudnn is None
-
-
-def test_a_table_keeps_to_one_environment(tmp_path):
-    row = Row("both", "m", "random", "rr, sparse", "b", 4096, density=0.35, error=1e-3, status="done")
-    Table(tmp_path, ENVIRONMENT).put("both m 4096", "key", [row], 1.0)
-    again = Table(tmp_path, {**ENVIRONMENT, "time": "later"})
-    assert again.rows == [row]
-    assert again.done("both m 4096", "key") and not again.done("both m 4096", "other")
-    with pytest.raises(TableError, match=r"torch 1, here it is 2: set out="):
-        Table(tmp_path, {"device": "cpu", "versions": {"torch": "2"}})
-    with pytest.raises(TableError, match="device cpu, here it is H"):
-        Table(tmp_path, {**ENVIRONMENT, "device": "H"})
-    (tmp_path / "latency.csv").write_text("a,b\n")
-    with pytest.raises(TableError, match="other columns"):
-        Table(tmp_path, ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
@@ -116,29 +85,50 @@ def test_timing_without_a_gpu():
         calls_wanted=5,
         budget_ms=1e6,
     )
-    assert {name: timing.n for name, timing in found.items()} == {"a": 5, "b": 5}
+    assert {name: one.n for name, one in found.items()} == {"a": 5, "b": 5}
     assert calls["a"] == calls["b"] == 8 and found["a"].median_ms > 0
 
 
 def inputs_of(shape: Shape) -> Inputs:
-    return Inputs(lambda: random_inputs(shape, CPU), 0, "auto")
+    return Inputs("m", "random", shape.length, shape.heads, 0, lambda: random_inputs(shape, CPU))
 
 
 def test_a_replayed_mask_takes_the_place_of_the_selection():
     shape = Shape(1000, 2, 1, 64, torch.float32)
     inputs, seen = inputs_of(shape), []
 
-    class Counting(Fixed):
+    class Counting(Replay):
         def select(self, query, key, **given):
             seen.append(given["keep"])
             return super().select(query, key, **given)
 
     mask = random_mask(shape, 0.6, CPU)
-    other = Counting(BlockMask.causal(1, 2, 1000, 1000))
-    result = inputs.prefill(SparsePrefill(Fixed(mask, other, "keep"), NO_KEEP))
+    other = Counting(None, BlockMask.causal(1, 2, 1000, 1000))
+    result = run_prefill(inputs, SparsePrefill(Replay(other, mask, "keep"), NO_KEEP))
     assert seen == ["keep"]
-    truth = inputs.attend(*inputs.tensors, mask, shape.scale)
+    truth = Gate("auto").attend(*inputs.tensors, mask, shape.scale)
     assert torch.equal(result.output, truth)
+
+
+def test_a_noted_selection_is_the_one_that_ran():
+    shape = Shape(2048, 2, 1, 64, torch.float32)
+    inputs, noting = inputs_of(shape), Replay(RRAttention(), keep=RRAttention.paper_keep)
+    result = run_prefill(inputs, SparsePrefill(noting, NO_KEEP))
+    assert noting.mask is not None
+    truth = Gate("auto").attend(*inputs.tensors, noting.mask, shape.scale)
+    assert torch.equal(result.output, truth)
+
+
+def test_what_rows_share_is_checked_and_worked_out_once(monkeypatch):
+    shape, calls = Shape(300, 2, 1, 64, torch.float32), []
+    inputs, gate = inputs_of(shape), Gate("auto")
+    real = Gate.attend
+    monkeypatch.setattr(Gate, "attend", lambda *args: calls.append(1) or real(*args))
+    assert gate.kernel(inputs) == gate.kernel(inputs_of(Shape(400, 2, 1, 64, torch.float32))) == "torch"
+    assert len(calls) == 1
+    mask = inputs.mask(1.0)
+    assert gate.truth(inputs, mask) is gate.truth(inputs, mask)
+    assert gate.truth(inputs, random_mask(shape, 0.5, CPU)) is not gate.truth(inputs, mask)
 
 
 def test_masks_that_a_short_prompt_cannot_have_are_absent():
@@ -150,6 +140,44 @@ def test_baselines_that_are_absent_say_why():
     query, key, value = random_inputs(Shape(256, 2, 1, 64), CPU)
     with pytest.raises(Absent, match="needs a GPU"):
         dense_attention("cudnn", query, key, value)
+
+
+def test_flash_attention_is_found_in_whichever_package_has_it(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = "flash_attn_interface", "fa3_fwd_interface"
+    with pytest.raises(Absent, match=f"{names[0]} is not installed; {names[1]} is not installed"):
+        packaged("fa3")
+    for name, code in zip(
+        names, ("import einops_that_is_absent", "flash_attn_func = len"), strict=True
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+    assert packaged("fa3") is len
+    # A package named flash_attn without FlashAttention-4 inside.
+    (tmp_path / "flash_attn").mkdir()
+    with pytest.raises(Absent, match=r"flash_attn\.cute\.interface is not installed"):
+        packaged("fa4")
+    (tmp_path / "flash_attn/cute").mkdir()
+    (tmp_path / "flash_attn/cute/interface.py").write_text("import cutlass_that_is_absent")
+    with pytest.raises(Absent, match=r"does not import: No module named 'cutlass_that_is_absent'"):
+        packaged("fa4")
+    for name in (*names, "flash_attn.cute.interface", "flash_attn.cute", "flash_attn"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_flash_attention_takes_tokens_before_heads(more):
+    query, key, value = random_inputs(Shape(300, 4, 2, 64, torch.float32), CPU)
+
+    def run(q, k, v, softmax_scale, causal):
+        by_head = (one.transpose(1, 2) for one in (q, k, v))
+        output = F.scaled_dot_product_attention(
+            *by_head, scale=softmax_scale, is_causal=causal, enable_gqa=True
+        ).transpose(1, 2)
+        return (output, "lse") if more else output
+
+    found = by_token(run)(query, key, value, 0.1)
+    truth = dense_attention("cpu-flash", query, key, value)(query, key, value, 0.1)
+    assert torch.allclose(found, truth, atol=1e-5)
 
 
 def test_gates_pass_what_is_right_and_stop_what_is_not():

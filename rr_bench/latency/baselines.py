@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,46 +16,55 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from method.blocks import BlockMask
 from method.ops.dense import dense_prefill
+from rr_bench.store.environment import package_versions
 
 Attend = Callable[[Tensor, Tensor, Tensor, BlockMask, float], Tensor]
 DenseAttend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-DENSE = {"cudnn": SDPBackend.CUDNN_ATTENTION, "fa2": SDPBackend.FLASH_ATTENTION}
+PYTORCH = {
+    "cudnn": (SDPBackend.CUDNN_ATTENTION, can_use_cudnn_attention),
+    "fa2": (SDPBackend.FLASH_ATTENTION, can_use_flash_attention),
+}
 """Back ends of PyTorch's own dense attention."""
 
 PACKAGES = {
-    "fa2-package": "flash_attn",
-    "fa3": "flash_attn_interface",
-    "fa4": "flash_attn.cute",
+    "fa3": ("flash_attn_interface", "fa3_fwd_interface"),
+    "fa4": ("flash_attn.cute.interface",),
 }
-"""Dense attention of separately installed packages, by the module that has ``flash_attn_func``."""
+"""FlashAttention-3 and -4: modules that may have ``flash_attn_func``, the first that is there is taken.
+
+FlashAttention-3 is its authors' own build, or the wheel ``fa3-fwd``; FlashAttention-4 is the wheel
+``flash-attn-4``.
+"""
+
+DISTRIBUTIONS = ("flash-attn-3", "fa3-fwd", "flash-attn-4", "nvidia-cutlass-dsl", "quack-kernels")
+"""Distributions behind ``PACKAGES``."""
 
 CPU = "cpu-flash"
-BASELINES = (*DENSE, *PACKAGES, CPU)
+BASELINES = (*PYTORCH, *PACKAGES, CPU)
 
 
 class Absent(RuntimeError):
     """Something to compare with is not there on this machine; the message says why."""
 
 
-def dense(backend: str) -> Attend:
-    """PyTorch's dense causal attention on one of its back ends; the mask is ignored."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
-        return _sdpa(query, key, value, scale, backend)
-
-    return attend
-
-
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, backend: str) -> Tensor:
-    with sdpa_kernel(DENSE[backend]):
-        return F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
-        )
+def versions() -> dict[str, str]:
+    """Versions of the installed packages among ``DISTRIBUTIONS``."""
+    found = package_versions(*DISTRIBUTIONS)
+    return {name: version for name, version in found.items() if version != "not installed"}
 
 
 def dense_attention(name: str, query: Tensor, key: Tensor, value: Tensor) -> DenseAttend:
     """One of ``BASELINES``, ready for inputs like these.
+
+    Args:
+        name: the back end.
+        query: ``[1, Hq, L, D]``.
+        key: ``[1, Hkv, L, D]``.
+        value: ``[1, Hkv, L, D]``.
+
+    Returns:
+        Causal attention of query, key, value and the factor on the logits: ``[1, Hq, L, D]``.
 
     Raises:
         Absent: it is not installed, or cannot run here.
@@ -64,22 +73,49 @@ def dense_attention(name: str, query: Tensor, key: Tensor, value: Tensor) -> Den
         raise Absent("needs a CPU" if name == CPU else "needs a GPU")
     if name == CPU:
         return lambda q, k, v, scale: dense_prefill(q, k, v, scale)[0]
-    if name in DENSE:
-        usable = {"cudnn": can_use_cudnn_attention, "fa2": can_use_flash_attention}[name]
-        gqa = query.shape[1] != key.shape[1]
-        if not usable(SDPAParams(query, key, value, None, 0.0, True, gqa)):
-            raise Absent("PyTorch cannot run these inputs on it here")
-        return lambda q, k, v, scale: _sdpa(q, k, v, scale, name)
-    module = PACKAGES[name]
-    root = module.partition(".")[0]
-    if find_spec(root) is None or find_spec(module) is None:
-        raise Absent(f"{module} is not installed")
-    run = import_module(module).flash_attn_func
+    if name in PACKAGES:
+        major = torch.cuda.get_device_capability(query.device)[0]
+        if major < 9 or (name == "fa3" and major > 9):
+            raise Absent(f"does not run on a device of compute capability {major}")
+        return by_token(packaged(name))
+    backend, usable = PYTORCH[name]
+    gqa = query.shape[1] != key.shape[1]
+    if not usable(SDPAParams(query, key, value, None, 0.0, True, gqa)):
+        raise Absent("PyTorch cannot run these inputs on it here")
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        by_token = (tensor.transpose(1, 2) for tensor in (q, k, v))
-        answer = run(*by_token, softmax_scale=scale, causal=True)
-        output = answer[0] if isinstance(answer, tuple) else answer
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+
+    return attend
+
+
+def packaged(name: str) -> Callable[..., Any]:
+    """``flash_attn_func`` of the first of a back end's modules that can be imported.
+
+    Raises:
+        Absent: there is none, or its own dependencies are not there; the message says which.
+    """
+    reasons = []
+    for module in PACKAGES[name]:
+        try:
+            function: Callable[..., Any] = import_module(module).flash_attn_func
+            return function
+        except (ImportError, OSError) as error:
+            missing = getattr(error, "name", None) or ""
+            absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}.")
+            reasons.append(
+                f"{module} is not installed" if absent else f"{module} does not import: {error}"
+            )
+    raise Absent("; ".join(reasons))
+
+
+def by_token(run: Callable[..., Any]) -> DenseAttend:
+    """A ``flash_attn_func``, which takes ``[1, L, H, D]`` and may return more than the output."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        answer = run(*(one.transpose(1, 2) for one in (q, k, v)), softmax_scale=scale, causal=True)
+        output: Tensor = answer[0] if isinstance(answer, tuple) else answer
         return output.transpose(1, 2)
 
     return attend

@@ -1,91 +1,137 @@
-"""Queries, keys and values that are timed, and what is worked out from them once."""
+"""What is timed: queries, keys and values, random or captured, and block masks of a set density."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from method.attention import SparsePrefill, block_sparse_attention
-from method.base import Method
-from method.blocks import BlockMask
-from method.density import density_by_head
-from method.keep import NO_KEEP, KeepPolicy
+from method.attention import SparsePrefill
+from method.blocks import BLOCK, BlockMask, causal_map
+from method.density import causal_blocks, density_by_head
+from method.keep import NO_KEEP, RR_KEEP
+from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import Absent
-from rr_bench.latency.cases import Shape, random_mask
-from rr_bench.latency.parity import check_ragged, other_kernel
+from rr_bench.model.dense_observer import Tap
+from rr_bench.plan.cells import ModelFacts, make_plan
+from rr_bench.run.session import Session
+
+Tensors = tuple[Tensor, Tensor, Tensor]
 
 DENSITY_SLACK = 0.02
 """A random mask may miss the density that its row names by this much."""
 
 
-class Fixed(Method):
-    """Select a given mask, whatever the inputs.
+@dataclass(frozen=True)
+class Shape:
+    """One prefill of a decoder layer's attention: batch 1, queries as long as keys.
 
-    Args:
-        mask: what :meth:`select` returns.
-        selecting: a method whose selection is made first and dropped: its time without its choice.
-        keep: blocks that method must keep.
+    Attributes:
+        length: tokens.
+        heads: query heads.
+        kv_heads: KV heads.
+        dim: head size.
+        dtype: of queries, keys and values.
     """
 
-    paper_keep = NO_KEEP
+    length: int
+    heads: int = 32
+    kv_heads: int = 8
+    dim: int = 128
+    dtype: torch.dtype = torch.bfloat16
 
-    def __init__(
-        self, mask: BlockMask, selecting: Method | None = None, keep: KeepPolicy = NO_KEEP
-    ) -> None:
-        self._mask, self._selecting, self._keep = mask, selecting, keep
-
-    def select(
-        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
-    ) -> BlockMask:
-        """The given mask; see :meth:`method.base.Method.select`."""
-        if self._selecting is not None:
-            self._selecting.select(query, key, scale=scale, layer=layer, keep=self._keep)
-        return self._mask
+    @property
+    def scale(self) -> float:
+        """Factor on the logits."""
+        return self.dim**-0.5
 
 
-class Noting(Method):
-    """A method whose last selection can be looked at."""
+def random_inputs(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Fresh random query, key and value, with the strides transformers gives them.
 
-    paper_keep = NO_KEEP
+    Never zeros: they make products run faster than real data does.
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
 
-    def __init__(self, method: Method) -> None:
-        self._method = method
-        self.mask: BlockMask | None = None
+    def draw(heads: int) -> Tensor:
+        wanted = (1, shape.length, heads, shape.dim)
+        drawn = torch.randn(wanted, generator=generator, device=device, dtype=torch.float32)
+        return drawn.to(shape.dtype).transpose(1, 2)
 
-    def select(
-        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
-    ) -> BlockMask:
-        """The method's own selection; see :meth:`method.base.Method.select`."""
-        self.mask = self._method.select(query, key, scale=scale, layer=layer, keep=keep)
-        return self.mask
+    query, key, value = draw(shape.heads), draw(shape.kv_heads), draw(shape.kv_heads)
+    return query, key.contiguous(), value.contiguous()
 
 
+def random_mask(shape: Shape, density: float, device: torch.device, seed: int = 0) -> BlockMask:
+    """A mask that keeps ``density`` of the causal blocks: RRAttention's always-kept ones, and others
+    drawn evenly and independently for every head.
+    """
+    length = shape.length
+    if density >= 1:
+        blocks = BlockMask.causal(1, shape.heads, length, length, device)
+        return BlockMask(blocks.indices.contiguous(), blocks.counts.contiguous(), length, length)
+    forced = RR_KEEP.forced(length, length, device)
+    share = float(forced.sum()) / causal_blocks(length, length)
+    # Short prompts may be kept whole already.
+    chance = max(0.0, (density - share) / (1 - share)) if share < 1 else 0.0
+    generator = torch.Generator(device=device).manual_seed(seed)
+    chosen = torch.empty(1, shape.heads, *forced.shape, dtype=torch.bool, device=device)
+    for head in range(shape.heads):
+        drawn = torch.rand(forced.shape, generator=generator, device=device) < chance
+        chosen[0, head] = (drawn | forced) & causal_map(length, length, device)
+    return BlockMask.from_map(chosen, length, length)
+
+
+def attention_flops(mask: BlockMask, dim: int) -> float:
+    """Floating-point operations of attention over the visible token pairs of the kept blocks.
+
+    Counted as for dense causal attention: of a block on the diagonal only the lower triangle.
+    For masks with as many queries as keys; a ragged end is counted as if it were whole.
+    """
+    rows = torch.arange(mask.rows, device=mask.counts.device)
+    last = (mask.counts.long() - 1).clamp(min=0)[..., None]
+    newest = mask.indices.gather(-1, last)[..., 0]
+    diagonal = ((newest == rows) & (mask.counts > 0)).sum()
+    whole = mask.counts.sum(dtype=torch.int64) - diagonal
+    pairs = float(whole) * BLOCK * BLOCK + float(diagonal) * BLOCK * (BLOCK + 1) / 2
+    return 4.0 * dim * pairs
+
+
+def dense_flops(shape: Shape) -> float:
+    """Floating-point operations of dense causal attention."""
+    return 4.0 * shape.dim * shape.heads * shape.length * (shape.length + 1) / 2
+
+
+@dataclass(eq=False)
 class Inputs:
-    """One query, key and value, made on first use.
+    """One query, key and value, made on first use, and their names in the table.
 
-    Args:
-        make: draws or captures them: ``[1, Hq, L, D]`` and twice ``[1, Hkv, L, D]``.
+    Attributes:
+        model: the shape's or the model's name.
+        kind: ``random`` or ``probe``.
+        length: tokens asked for.
+        heads: query heads.
         layer: the layer that they are taken to belong to: methods may leave the first ones dense.
-        backend: setting ``backend`` of the executor.
+        make: draws or captures them: ``[1, Hq, L, D]`` and twice ``[1, Hkv, L, D]``.
+        truth: a mask and what it should give, the last that the gate worked out.
     """
 
-    def __init__(
-        self, make: Callable[[], tuple[Tensor, Tensor, Tensor]], layer: int, backend: str
-    ) -> None:
-        self._make = make
-        self.layer = layer
-        self.backend = backend
-        self._masks: dict[float, BlockMask] = {}
-        self._truth: tuple[BlockMask, Tensor] | None = None
+    model: str
+    kind: str
+    length: int
+    heads: int
+    layer: int
+    make: Callable[[], Tensors]
+    truth: tuple[BlockMask, Tensor] | None = None
+    _masks: dict[float, BlockMask] = field(default_factory=dict)
 
     @cached_property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self) -> Tensors:
         """Query, key and value."""
-        return self._make()
+        return self.make()
 
     @cached_property
     def shape(self) -> Shape:
@@ -97,21 +143,6 @@ class Inputs:
     def device(self) -> torch.device:
         """Where they are."""
         return self.tensors[0].device
-
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float
-    ) -> Tensor:
-        """The executor on a mask."""
-        return block_sparse_attention(query, key, value, mask, scale=scale, backend=self.backend)
-
-    def prefill(self, prefill: Callable[..., Any]) -> Any:
-        """Run a layer's prefill on them."""
-        return prefill(*self.tensors, scale=self.shape.scale, layer=self.layer)
-
-    def select(self, method: Method, keep: KeepPolicy) -> BlockMask:
-        """What a method selects from them."""
-        query, key, _ = self.tensors
-        return method.select(query, key, scale=self.shape.scale, layer=self.layer, keep=keep)
 
     def mask(self, density: float) -> BlockMask:
         """A random mask of a density; the same one every time.
@@ -127,21 +158,63 @@ class Inputs:
             self._masks[density] = mask
         return self._masks[density]
 
-    @cached_property
-    def kernel(self) -> str:
-        """Name of the executor's kernel, which passed the check on a short ragged prompt."""
-        check_ragged(self.attend, self.shape, self.device)
-        return self.kernel_on(self.mask(1.0))
 
-    def kernel_on(self, mask: BlockMask) -> str:
-        """Name of the kernel that the executor takes for a mask."""
-        name: str = self.prefill(SparsePrefill(Fixed(mask), NO_KEEP, self.backend)).kernel
-        return name
+@dataclass(frozen=True)
+class Capture(Tap):
+    """Keeps the inputs of one layer.
 
-    def truth(self, mask: BlockMask) -> Tensor:
-        """What another kernel than the executor's makes of a mask; the last answer is kept."""
-        if self._truth is None or self._truth[0] is not mask:
-            self._truth = None
-            run = other_kernel(self.kernel, self.tensors[0])
-            self._truth = mask, run(*self.tensors, mask, scale=self.shape.scale)
-        return self._truth[1]
+    Attributes:
+        layer: index of the layer.
+        found: its query, key and value.
+    """
+
+    layer: int
+    found: list[Tensors] = field(default_factory=list)
+
+    def note(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int) -> None:
+        """Keep copies, if it is the layer's turn."""
+        if layer == self.layer:
+            self.found.append((query.clone(), key.clone(), value.clone()))
+
+
+class Captured:
+    """Inputs captured from the first prompt of the first task, by length.
+
+    Args:
+        settings: ``model``, ``tasks``, ``seed``, ``data`` and what else decides the prompts.
+        facts: facts of the model.
+    """
+
+    def __init__(self, settings: RunSettings, facts: ModelFacts) -> None:
+        self._settings = replace(settings, tasks=settings.tasks[:1], samples=1, slice=None)
+        self._facts = facts
+        self._session: Session | None = None
+        self._tensors: dict[int, Tensors] = {}
+
+    def layer(self) -> int:
+        """Index of the layer: the one in the middle of the model."""
+        return int(self._facts.config["num_hidden_layers"]) // 2
+
+    def tensors(self, length: int) -> Tensors:
+        """Query, key and value of a prompt of about ``length`` tokens.
+
+        Raises:
+            CheckpointError: the model does not load, or is not made for this length.
+            ValueError: the task cannot be used.
+        """
+        if length not in self._tensors:
+            settings = replace(self._settings, lengths=[length])
+            plan = make_plan(settings)
+            if plan.problems:
+                raise ValueError(plan.problems[0])
+            if self._session is None:
+                self._session = Session(settings, self._facts)
+            capture = Capture(self.layer())
+            prompt = self._session.prompts(plan.cells[0])[0]
+            self._session.prefill(prompt, SparsePrefill(capture, NO_KEEP))
+            if not capture.found:
+                raise ValueError(
+                    f"layer {self.layer()} of {self._facts.name} is no full-attention layer"
+                )
+            self._tensors[length] = capture.found[0]
+        return self._tensors[length]

@@ -1,33 +1,107 @@
-"""The rows of the levels below a layer: ceilings, attention, selection, and both together."""
+"""The rows of the levels ceiling, attention and selection, and what the rows of all levels share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from method.attention import PrefillResult
+from method.attention import SparsePrefill
+from method.base import Method
 from method.blocks import BlockMask
 from method.density import check_causal, density_by_head
+from method.keep import KeepPolicy
 from method.ops.dense import dense_prefill
+from rr_bench.config.registry import MethodSpec
+from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import (
     BASELINES,
     CPU,
-    DENSE,
     Absent,
     Attend,
     DenseAttend,
     dense_attention,
     flex,
 )
-from rr_bench.latency.bench import Bench, Entry, Source, estimator
-from rr_bench.latency.candidate import Candidate, Prepared
-from rr_bench.latency.cases import attention_flops, dense_flops
-from rr_bench.latency.inputs import Fixed, Inputs, Noting
-from rr_bench.latency.parity import check_native, check_output, other_kernel, poison
-from rr_bench.latency.table import Row
+from rr_bench.latency.gate import Gate, check_output, other_kernel, poison
+from rr_bench.latency.inputs import Inputs, attention_flops, dense_flops
+from rr_bench.latency.timing import Candidate, Prepared
+from rr_bench.store.latency_table import Row
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method to be timed, with the blocks that it must keep."""
+
+    spec: MethodSpec
+    method: Method
+    keep: KeepPolicy
+
+    def native(self, heads: int, layer: int) -> bool:
+        """Whether the method attends by a kernel of its own instead of selecting blocks."""
+        if type(self.method).attend is Method.attend:
+            return False
+        tiny = torch.randn(1, heads, 128, 64)
+        try:
+            own = self.method.attend(tiny, tiny, tiny, scale=0.125, layer=layer, keep=self.keep)
+        except ValueError:
+            return False  # its settings do not fit the model, as its row will say
+        return own is not None
+
+    def select(self, inputs: Inputs) -> BlockMask:
+        """What it selects from inputs."""
+        query, key, _ = inputs.tensors
+        return self.method.select(
+            query, key, scale=inputs.shape.scale, layer=inputs.layer, keep=self.keep
+        )
+
+    def estimator(self, device: torch.device) -> str:
+        """What its selection runs on: its own setting, or PyTorch where it has none."""
+        setting = str(getattr(self.method, "estimator", "torch"))
+        return ("triton" if device.type == "cuda" else "torch") if setting == "auto" else setting
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share.
+
+    Attributes:
+        settings: the run's settings.
+        device: where to measure.
+        device_name: its name in the table.
+        entries: methods, the dense one left out.
+        gate: the checks.
+    """
+
+    settings: RunSettings
+    device: torch.device
+    device_name: str
+    entries: list[Entry]
+    gate: Gate
+
+    def selecting(self, inputs: Inputs, entries: list[Entry] | None = None) -> list[Entry]:
+        """The methods that have no kernel of their own for these inputs."""
+        every = self.entries if entries is None else entries
+        return [entry for entry in every if not entry.native(inputs.heads, inputs.layer)]
+
+    def prefill(self, method: Method, keep: KeepPolicy) -> SparsePrefill:
+        """A layer's prefill as the executor's settings have it."""
+        return SparsePrefill(method, keep, self.settings.backend, self.settings.dense_below)
+
+    def row(
+        self,
+        inputs: Inputs,
+        level: str,
+        method: str,
+        backend: str | None = None,
+        density: float | None = None,
+        kind: str | None = None,
+    ) -> Row:
+        """A row without times."""
+        case = level, inputs.model, kind or inputs.kind, method, backend, inputs.length
+        return Row(*case, density=density, device=self.device_name)
 
 
 def ceiling_rows(bench: Bench) -> Iterator[Candidate]:
@@ -52,18 +126,23 @@ def ceiling_rows(bench: Bench) -> Iterator[Candidate]:
     yield Candidate(row("copy"), copy)
 
 
-def dense_rows(
-    bench: Bench, source: Source, level: str, kind: str | None = None
-) -> Iterator[Candidate]:
-    """Dense attention by every back end that there is, and those that are not; above the level
-    ``attention`` only by PyTorch's own.
-    """
-    names = BASELINES if level == "attention" else (*DENSE, CPU)
-    for name in names:
-        if name == CPU and bench.device.type == "cuda":
-            continue
-        row = source.row(bench, level, "full", f"dense:{name}", 1.0, kind)
-        yield Candidate(row, partial(_prepare_dense, source.inputs, name))
+def dense_rows(bench: Bench, inputs: Inputs, level: str) -> Iterator[Candidate]:
+    """Dense attention by every back end that there is, and those that are not."""
+
+    def prepare(name: str) -> Prepared:
+        attend, error = checked_dense(inputs, name)
+        call = partial(attend, *inputs.tensors, inputs.shape.scale)
+        return Prepared(call, error=error, flops=dense_flops(inputs.shape))
+
+    kind = "mask" if level == "attention" and inputs.kind == "random" else None
+    for name in dense_names(bench.device):
+        row = bench.row(inputs, level, "full", f"dense:{name}", 1.0, kind)
+        yield Candidate(row, partial(prepare, name))
+
+
+def dense_names(device: torch.device) -> list[str]:
+    """Dense back ends that have rows; on a GPU without PyTorch's CPU kernel."""
+    return [name for name in BASELINES if name != CPU or device.type == "cpu"]
 
 
 def checked_dense(inputs: Inputs, name: str) -> tuple[DenseAttend, float]:
@@ -75,52 +154,63 @@ def checked_dense(inputs: Inputs, name: str) -> tuple[DenseAttend, float]:
     return attend, check_output(attend(*inputs.tensors, inputs.shape.scale), truth)
 
 
-def _prepare_dense(inputs: Inputs, name: str) -> Prepared:
-    attend, error = checked_dense(inputs, name)
-    call = partial(attend, *inputs.tensors, inputs.shape.scale)
-    return Prepared(call, error=error, flops=dense_flops(inputs.shape))
+def attention_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
+    """Level ``attention``: dense, random masks (for random inputs), and the methods' own masks, which
+    are the part of ``both`` that is no selection.
+    """
+
+    def on_own_mask(entry: Entry) -> Prepared:
+        bench.gate.selection(entry.method, entry.keep, inputs)
+        kernel = bench.gate.kernel(inputs)
+        return _on_mask(bench, inputs, entry.select(inputs), bench.gate.attend, kernel)
+
+    yield from dense_rows(bench, inputs, "attention")
+    if inputs.kind == "random":
+        yield from mask_rows(bench, inputs)
+    for entry in bench.selecting(inputs):
+        row = bench.row(inputs, "attention", entry.spec.label)
+        yield Candidate(row, partial(on_own_mask, entry))
 
 
-def mask_rows(bench: Bench, source: Source) -> Iterator[Candidate]:
+def mask_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
     """The executor and ``flex_attention`` on random masks."""
-    inputs = source.inputs
     if bench.device.type == "cuda":
         # Every length is a compilation of its own, and PyTorch allows a function only so many.
         torch.compiler.reset()
     compiled = flex()
 
-    def on_mask(density: float) -> Prepared:
-        return _prepare_mask(inputs, inputs.mask(density), density)
+    def by_executor(density: float) -> Prepared:
+        mask, kernel = inputs.mask(density), bench.gate.kernel(inputs)
+        return _on_mask(bench, inputs, mask, bench.gate.attend, kernel, density)
 
-    def on_flex(density: float) -> Prepared:
+    def by_flex(density: float) -> Prepared:
         if bench.device.type != "cuda":
             raise Absent("flex_attention is compared on GPUs only")
-        mask = inputs.mask(density)
-        return _checked_mask(inputs, mask, compiled, density)
+        return _on_mask(bench, inputs, inputs.mask(density), compiled, None, density)
 
-    for density in bench.densities:
-        row = source.row(bench, "attention", "mask", None, density, "mask")
-        yield Candidate(row, partial(on_mask, density))
-        yield Candidate(replace(row, backend="flex_attention"), partial(on_flex, density))
-
-
-def _prepare_mask(inputs: Inputs, mask: BlockMask, wanted: float | None = None) -> Prepared:
-    """The executor on a mask, checked."""
-    prepared = _checked_mask(inputs, mask, inputs.attend, wanted)
-    # Asking for the name runs the short check as well.
-    return replace(prepared, backend=inputs.kernel_on(mask) if inputs.kernel else None)
+    for density in bench.settings.latency.densities:
+        row = bench.row(inputs, "attention", "mask", None, density, "mask")
+        yield Candidate(row, partial(by_executor, density))
+        yield Candidate(replace(row, backend="flex_attention"), partial(by_flex, density))
 
 
-def _checked_mask(inputs: Inputs, mask: BlockMask, attend: Attend, wanted: float | None) -> Prepared:
+def _on_mask(
+    bench: Bench,
+    inputs: Inputs,
+    mask: BlockMask,
+    attend: Attend,
+    kernel: str | None,
+    wanted: float | None = None,
+) -> Prepared:
     """A kernel on a mask: at density 1 checked against dense attention, else another kernel."""
     scale = inputs.shape.scale
     dense = wanted == 1.0
-    truth = dense_prefill(*inputs.tensors, scale=scale)[0] if dense else inputs.truth(mask)
+    truth = dense_prefill(*inputs.tensors, scale=scale)[0] if dense else bench.gate.truth(inputs, mask)
     poison(inputs.device)
     error = check_output(attend(*inputs.tensors, mask, scale), truth)
     call = partial(attend, *inputs.tensors, mask, scale)
     flops = attention_flops(mask, inputs.shape.dim)
-    return Prepared(call, density=wanted or mean_density(mask), error=error, flops=flops)
+    return Prepared(call, kernel, wanted or mean_density(mask), error, flops)
 
 
 def mean_density(mask: BlockMask) -> float:
@@ -128,121 +218,17 @@ def mean_density(mask: BlockMask) -> float:
     return float(density_by_head(mask).mean())
 
 
-def own_mask_rows(bench: Bench, source: Source) -> Iterator[Candidate]:
-    """The executor on what each method selects: the part of ``both`` that is no selection."""
-    inputs = source.inputs
-
-    def prepare(entry: Entry) -> Prepared:
-        bench.check_selection(entry, inputs)
-        return _prepare_mask(inputs, inputs.select(entry.method, entry.keep))
-
-    for entry in bench.entries:
-        if not source.native(entry):
-            yield Candidate(source.row(bench, "attention", entry.label), partial(prepare, entry))
-
-
-def attention_rows(bench: Bench, source: Source) -> Iterator[Candidate]:
-    """Level ``attention``: dense, random masks (for random inputs), and the methods' own masks."""
-    if source.kind == "random":
-        yield from dense_rows(bench, source, "attention", "mask")
-        yield from mask_rows(bench, source)
-    else:
-        yield from dense_rows(bench, source, "attention")
-    yield from own_mask_rows(bench, source)
-
-
-def selection_rows(bench: Bench, source: Source) -> Iterator[Candidate]:
+def selection_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
     """Level ``selection``: queries and keys in, block lists out."""
-    inputs = source.inputs
 
     def prepare(entry: Entry) -> Prepared:
-        error = bench.check_selection(entry, inputs)
-        call = partial(inputs.select, entry.method, entry.keep)
-        mask = call()
+        error = bench.gate.selection(entry.method, entry.keep, inputs)
+        mask = entry.select(inputs)
         check_causal(mask)
         lists = sum(one.untyped_storage().nbytes() for one in (mask.indices, mask.counts))
+        call = partial(entry.select, inputs)
         return Prepared(call, density=mean_density(mask), error=error, uncounted_mib=lists / 2**20)
 
-    for entry in bench.entries:
-        if not source.native(entry):
-            row = source.row(bench, "selection", entry.label, estimator(entry, bench.device))
-            yield Candidate(row, partial(prepare, entry))
-
-
-def both_rows(bench: Bench, source: Source) -> Iterator[Candidate]:
-    """Level ``both``: selection and attention as a layer runs them, on the selection's own mask and,
-    for random inputs, on a random mask of a given density in its place.
-    """
-    yield from dense_rows(bench, source, "both")
-    for entry in bench.entries:
-        row = source.row(bench, "both", entry.label)
-        yield Candidate(row, partial(_prepare_both, bench, source.inputs, entry))
-    if source.kind == "random":
-        for density in bench.replay:
-            yield from replay_rows(bench, source, "both", density)
-
-
-def replay_rows(bench: Bench, source: Source, level: str, density: float) -> Iterator[Candidate]:
-    """Every selecting method with its mask exchanged for a random one."""
-
-    def prepare(entry: Entry) -> Prepared:
-        prefill, prepared = checked_replay(bench, source.inputs, entry, density)
-        return replace(prepared, call=partial(source.inputs.prefill, prefill))
-
-    for entry in bench.entries:
-        if not source.native(entry):
-            row = source.row(bench, level, entry.label, None, density, "replay")
-            yield Candidate(row, partial(prepare, entry))
-
-
-def checked_replay(
-    bench: Bench, inputs: Inputs, entry: Entry, density: float
-) -> tuple[Callable[..., PrefillResult], Prepared]:
-    """A prefill that selects and then attends to a random mask, and what its gate found."""
-    error = bench.check_selection(entry, inputs)
-    mask = inputs.mask(density)
-    prefill = bench.prefill(Fixed(mask, entry.method, entry.keep), entry.keep)
-    result = inputs.prefill(prefill)
-    found = check_output(result.output, _truth_of(inputs, result, mask))
-    prepared = Prepared(
-        partial(inputs.prefill, prefill),
-        backend=result.kernel,
-        density=1.0 if _ran_dense(result) else None,
-        error=max(found, error or 0.0),
-    )
-    return prefill, prepared
-
-
-def _prepare_both(bench: Bench, inputs: Inputs, entry: Entry) -> Prepared:
-    call = partial(inputs.prefill, bench.prefill(entry.method, entry.keep))
-    if inputs.shape.length < bench.dense_below:
-        result = call()
-        error = check_output(result.output, inputs.truth(inputs.mask(1.0)))
-    elif entry.native(inputs.shape.heads, inputs.layer):
-        error = check_native(entry.method, entry.keep, inputs.shape, inputs.layer, bench.device)
-        result = call()
-    else:
-        bench.check_selection(entry, inputs)
-        noting = Noting(entry.method)
-        result = inputs.prefill(bench.prefill(noting, entry.keep))
-        assert noting.mask is not None
-        error = check_output(result.output, _truth_of(inputs, result, noting.mask))
-    density = float(result.density.mean())
-    return Prepared(call, backend=result.kernel, density=density, error=error)
-
-
-def _ran_dense(result: PrefillResult) -> bool:
-    """Whether the executor ran dense, as it may where that is faster."""
-    return result.kernel.startswith("dense:")
-
-
-def _truth_of(inputs: Inputs, result: PrefillResult, mask: BlockMask) -> torch.Tensor:
-    """What the result should be."""
-    return inputs.truth(inputs.mask(1.0) if _ran_dense(result) else mask)
-
-
-KERNEL_LEVELS: Mapping[str, Callable[[Bench, Source], Iterator[Candidate]]] = {
-    "attention": attention_rows,
-    "selection": selection_rows,
-    "both": both_rows,
-}
+    for entry in bench.selecting(inputs):
+        row = bench.row(inputs, "selection", entry.spec.label, entry.estimator(bench.device))
+        yield Candidate(row, partial(prepare, entry))

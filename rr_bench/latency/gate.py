@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from method.attention import SparsePrefill, block_sparse_attention
+from method.attention import SparsePrefill, block_sparse_attention, resolve_backend
 from method.base import Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
 from method.ops.block_sparse.reference import reference_attention
 from method.ops.block_sparse.torch import block_sparse_torch
-from rr_bench.latency.cases import Shape, random_inputs, random_mask
+from rr_bench.latency.inputs import Inputs, Shape, random_inputs, random_mask
 
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 2e-3}
 """Largest relative error of an output, by its dtype; fp32 products may run as TF32."""
@@ -36,6 +36,48 @@ class GateFailed(RuntimeError):
     def __init__(self, what: str, error: float, tolerance: float) -> None:
         super().__init__(f"parity gate: {what} {error:.3g} above {tolerance:.3g}")
         self.error = error
+
+
+class Gate:
+    """The checks of one experiment that several rows share, each made once.
+
+    Args:
+        backend: setting ``backend`` of the executor.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self._passed: dict[Hashable, float | None] = {}
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float
+    ) -> Tensor:
+        """The executor on a mask."""
+        return block_sparse_attention(query, key, value, mask, scale=scale, backend=self.backend)
+
+    def kernel(self, inputs: Inputs) -> str:
+        """Name of the executor's kernel, once it passed :func:`check_ragged` on this shape of head."""
+        shape = replace(inputs.shape, length=0)
+        if shape not in self._passed:
+            self._passed[shape] = check_ragged(self.attend, inputs.shape, inputs.device)
+        return resolve_backend(inputs.tensors[0], self.backend)
+
+    def truth(self, inputs: Inputs, mask: BlockMask) -> Tensor:
+        """What another kernel than the executor's makes of a mask."""
+        if inputs.truth is None or inputs.truth[0] is not mask:
+            inputs.truth = None  # two of them may not fit into memory
+            run = other_kernel(self.kernel(inputs), inputs.tensors[0])
+            inputs.truth = mask, run(*inputs.tensors, mask, scale=inputs.shape.scale)
+        return inputs.truth[1]
+
+    def selection(self, method: Method, keep: KeepPolicy, inputs: Inputs) -> float | None:
+        """:func:`check_selection`, made once for every shape of head."""
+        shape, layer = replace(inputs.shape, length=0), inputs.layer
+        # Equal settings of two methods are two cases, so the class counts.
+        case = type(method), str(method), keep, shape, layer
+        if case not in self._passed:
+            self._passed[case] = check_selection(method, keep, inputs.shape, layer, inputs.device)
+        return self._passed[case]
 
 
 def relative_error(output: Tensor, truth: Tensor) -> float:
