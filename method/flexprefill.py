@@ -45,8 +45,9 @@ class FlexPrefill(Method):
 
     Defaults are the authors': γ = 0.95 (for Llama-3.1-8B and GLM-4-9B; 0.9 for Yi and Qwen2),
     ``tau_js`` 0.1, ``min_budget`` 1024 tokens. Comparisons by others run it without a minimum
-    (``min_budget: null``, one block), which keeps far less; that is the preset
-    ``flexprefill_no_minimum``. Prompts that two blocks or ``min_budget`` cover are dense.
+    (``min_budget: null``, one block), which keeps far less: RRAttention's with ``tau_js`` 0.1 and
+    γ = 0.95, which is the preset ``flexprefill_no_minimum``; XAttention's evaluation code with
+    ``tau_js`` 0 and γ = 0.9. Prompts that two blocks or ``min_budget`` cover are dense.
 
     Known departures:
         * Logits and profiles stay in fp32 (bf16 logits in the authors' code).

@@ -24,8 +24,8 @@ class TriangleMix(Method):
     layers only. Costs no estimate at all: the "do nothing clever" control.
 
     Defaults are those of the MInference repository, where the authors keep their code: last 128,
-    sink 8, window 512, from layer 16 (of 32). A model with another depth needs its own
-    ``first_layer``: half of its layers, in keeping with that.
+    sink 8, window 512, from layer 16 of Llama-3.1-8B's 32. For Qwen2.5-7B they begin at layer 20 of
+    28. Another model needs a ``first_layer`` of its own, which no fixed share of its depth gives.
 
     Known departures:
         * Whole blocks are computed: a block is kept if any of its tokens is in the pattern for any

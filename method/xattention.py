@@ -35,8 +35,7 @@ class XAttention(Method):
     Defaults: blocks of 128, S = 8 and τ = 0.9, the default of the authors' estimator. S has none
     there; their evaluation script defaults to 16, and the paper reports 4, 8 and 16. They advise
     τ = 0.9 or 0.95 where no table of thresholds exists. Sink and diagonal are always kept; the
-    last query block's row is not (RRAttention's rule), except under ``keep=equal``. Their own
-    FlexPrefill row is :mod:`method.flexprefill` with γ = 0.9, τ_js = 0 and no minimum budget.
+    last query block's row is not (RRAttention's rule), except under ``keep=equal``.
 
     Known departures:
         * Logits and block scores stay in fp32; the authors round both to 16 bits. Selection is in

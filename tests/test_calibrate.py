@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from method.base import Knob
-from method.minference import LINES, MInference
+from method.minference import MInference
+from method.ops.vertical_slash.head_patterns import LINES, LayerHeads
 from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings
 from rr_bench.run.calibrate import OutOfReach, bisect, calibrate
-from rr_bench.run.pattern_search import CANDIDATES, candidate_scores, search, winners
+from rr_bench.run.pattern_search import CANDIDATES, best_blocks, candidate_scores, search, winners
 from tests.attention_cases import Case, tensors
 
 
@@ -89,15 +90,33 @@ def test_candidates_are_scored_by_the_mass_they_keep():
     future = torch.ones(1400, 1400, dtype=torch.bool).triu(1)
     weights = weights.masked_fill(future, -torch.inf).softmax(-1)[0, :, 700:]
     at, token = torch.arange(700, 1400)[:, None], torch.arange(1400)[None, :]
-    shape = (token < 100) | (token > at - 800)
+    # The search's window for 800 holds 801 tokens.
+    shape = (token < 100) | (token >= at - 800)
     assert scores[0].tolist() == pytest.approx((weights * shape).sum(-1).mean(-1).tolist())
-    columns, slashes = MInference(vertical_size=30, slash_size=800).lines(
-        query, key, 0.2, [(LINES, 30, 800)] * 4, [0, 1, 2, 3]
-    )
+    layer = LayerHeads([(LINES, 30, 800)] * 4, 1.0, "torch")
+    columns, slashes = layer.lines(query, key, 0.2, [0, 1, 2, 3], near=30)
     seen = columns[0, :, None, :] | slashes[0][:, (at - token).clamp(min=0)]
     assert scores[1].tolist() == pytest.approx((weights * seen).sum(-1).mean(-1).tolist())
     # 3500 lines are more than there are keys.
     assert scores[4].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_the_search_begins_with_30_distances():
+    # The last 64 queries find nothing at distances below 39: all the mass lies further back.
+    query, key = (torch.zeros(1, 1, 1400, 64, dtype=torch.float64) for _ in "qk")
+    key[..., :1361, 0], query[..., 0] = 9, 40
+    layer = LayerHeads([(LINES, 30, 100)], 1.0, "torch")
+    near, method = (
+        layer.lines(query, key, 1.0, [0], **options)[1][0, 0].nonzero().flatten().tolist()
+        for options in ({"near": 30}, {})
+    )
+    assert method == list(range(100)) and near[:30] == list(range(30)) and near[30] > 30
+
+
+def test_blocks_of_the_search_are_an_eighth_rounded_down():
+    query, key, _ = tensors(Case(1400, 1400))
+    # 44 blocks of 32: the best 5 of every row that sees as many.
+    assert best_blocks(query, key)[0, 0].sum(-1).tolist() == [*range(1, 5), *[5] * 40]
 
 
 def test_winners_are_saved_as_lines():

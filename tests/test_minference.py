@@ -41,13 +41,19 @@ def test_the_walk_by_hand():
     assert starts_of([0, 192, 193, 256], 512, 4) == [0, 64, 256]
 
 
+def lines_of(method: MInference, query, key, members: list[int]):
+    """Keys and distances that some heads choose: bool ``[B, members, Lk]`` each."""
+    layer = LayerHeads(method.heads_of(0, query.shape[1]), method.ratio, "torch")
+    return layer.lines(query, key, 0.25, members)
+
+
 def test_one_hot_key_by_hand():
     # Every query looks at key 300 only, so the last 64 have distances 660 to 723 with a mass of 1 each.
     query, key = (torch.zeros(1, 1, 1024, 16, dtype=torch.float64) for _ in "qk")
     query[..., 0] = 30
     key[:, :, 300, 0] = 30
     method = MInference(vertical_size=31, slash_size=101)
-    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 1), [0])
+    columns, slashes = lines_of(method, query, key, [0])
     assert columns[0, 0].nonzero().flatten().tolist() == [*range(30), 300]
     # Of equal distances the nearest.
     assert slashes[0, 0].nonzero().flatten().tolist() == [*range(100), 660]
@@ -138,11 +144,11 @@ def test_sizes_by_hand():
 def test_first_keys_and_near_distances_come_first():
     query, key, _ = tensors(Case(2000, 2000, group=2))
     method = MInference(vertical_size=0, slash_size=0)
-    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 2), [0, 1])
+    columns, slashes = lines_of(method, query, key, [0, 1])
     assert columns.nonzero()[:, 2].tolist() == [*range(30)] * 2
     assert slashes.nonzero()[:, 2].tolist() == [*range(50)] * 2
     method = MInference(vertical_size=31, slash_size=101)
-    columns, slashes = method.lines(query, key, 0.25, method.heads_of(0, 2), [1])
+    columns, slashes = lines_of(method, query, key, [1])
     # The one free place goes to what the last 64 queries look at most.
     logits = query[0, 1, -64:] @ key[0, 0].T * 0.25
     future = torch.arange(2000) > torch.arange(1936, 2000)[:, None]
@@ -184,6 +190,21 @@ def test_native_computes_less_than_its_projection():
     )
     assert projected.kernel == "torch"
     assert bool((native.density < 0.8 * projected.density).all())
+
+
+def test_the_projection_does_not_hold_all_that_native_computes():
+    # Behind the near distances, 384 and 386: a range that ends at 386 back is widened by a whole
+    # tile, past 384 and into the block before it, which no chosen line touches.
+    slashes = torch.zeros(1, 1024, dtype=torch.bool)
+    slashes[0, [*range(100), 384, 386]] = True
+    columns = torch.zeros_like(slashes)
+    columns[0, :30] = True
+    tokens, _ = line_cover(columns, slashes, 1024, 1024)
+    pairs = tokens[0].repeat_interleave(64, 0).tril()
+    blocks = pairs.unflatten(1, (-1, 128)).any(2).unflatten(0, (-1, 128)).any(1)
+    projected = line_map(*project_lines(columns[None], slashes[None], 1024, 1024), 1024, 1024)[0, 0]
+    outside = (blocks & ~projected).nonzero().tolist()
+    assert outside == [[row, row - 2] for row in range(3, 8)]
 
 
 def test_native_with_everything_chosen_is_dense_attention():

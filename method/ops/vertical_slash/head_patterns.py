@@ -14,6 +14,8 @@ from method.ops.vertical_slash.selection import device_numbers, profile, take_hi
 LINES, A_SHAPE, BLOCKS = "vertical_and_slash", "stream_llm", "block_sparse"
 PATTERNS = (LINES, A_SHAPE, BLOCKS)
 TOP_BLOCKS = 100
+FIRST_KEYS, NEAR_DISTANCES = 30, 100
+"""Keys and distances that line heads always choose first, as far as their sizes reach."""
 _LAST = 64
 
 Head = tuple[str, int, int]
@@ -40,13 +42,22 @@ class LayerHeads:
 
     def line_sizes(self, members: list[int], k_len: int) -> tuple[list[int], list[int]]:
         """How many keys and distances each of some heads takes from a prompt."""
-        vertical = [min(k_len, max(self.plan[head][1], 30)) for head in members]
+        vertical = [min(k_len, max(self.plan[head][1], FIRST_KEYS)) for head in members]
         return vertical, [min(k_len, max(self.plan[head][2], 50)) for head in members]
 
     def lines(
-        self, query: Tensor, key: Tensor, scale: float, members: list[int]
+        self,
+        query: Tensor,
+        key: Tensor,
+        scale: float,
+        members: list[int],
+        *,
+        near: int = NEAR_DISTANCES,
     ) -> tuple[Tensor, Tensor]:
-        """Chosen keys and distances, bool ``[B, members, Lk]`` each."""
+        """Chosen keys and distances, bool ``[B, members, Lk]`` each.
+
+        The first 30 keys and the distances below ``near`` come before all others.
+        """
         k_len, device = key.shape[2], key.device
         # Only the last queries matter, and their positions follow from the number of keys.
         sums = profile(query[:, :, -_LAST:], key, scale=scale, last=_LAST, estimator=self.estimator)
@@ -57,7 +68,7 @@ class LayerHeads:
         # No sum exceeds 64: above that, the nearer one comes first among the forced.
         forced = 1000.0 - at
         scores = torch.stack(
-            (torch.where(at < 30, forced, sums[0]), torch.where(at < 100, forced, sums[1]))
+            (torch.where(at < FIRST_KEYS, forced, sums[0]), torch.where(at < near, forced, sums[1]))
         )
         vertical, slash = self.line_sizes(members, k_len)
         counts = device_numbers((*vertical, *slash), device).view(2, 1, -1)
