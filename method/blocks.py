@@ -154,14 +154,3 @@ class BlockMask:
             mask_mod=mask_mod,
             seq_lengths=(self.q_len, self.k_len),
         )
-
-    @classmethod
-    def from_flex(cls, flex: FlexBlockMask) -> BlockMask:
-        """Read the lists of a ``flex_attention`` mask with 128x128 blocks."""
-        if flex.BLOCK_SIZE != (BLOCK, BLOCK):
-            raise ValueError(f"from_flex needs {BLOCK}x{BLOCK} blocks, got {flex.BLOCK_SIZE}")
-        q_len, k_len = flex.seq_lengths
-        keep = cls(flex.kv_indices, flex.kv_num_blocks, q_len, k_len).to_map()
-        if flex.full_kv_indices is not None and flex.full_kv_num_blocks is not None:
-            keep |= cls(flex.full_kv_indices, flex.full_kv_num_blocks, q_len, k_len).to_map()
-        return cls.from_map(keep, q_len, k_len)

@@ -13,7 +13,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import RR_KEEP, KeepPolicy
-from method.ops.rr_scores.torch import KEY_SUM_DTYPES, OFFSETS, block_scores
+from method.ops.rr_scores.torch import OFFSETS, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -37,9 +37,9 @@ class RRAttention(Method):
     setting is τ = 0.90). Head and block choices are per query head; KV heads are never repeated.
 
     Known departures:
-        * Key sums are accumulated in fp32 (the first public implementation rounds to the input
-          dtype after every addition: ``key_sum_dtype="input"``); scores and sums of scores are
-          never rounded to 16 bits.
+        * Key sums are accumulated in fp32 and rounded once, as in the later GPU kernel (the first
+          public implementation rounds to the input dtype after every addition); scores and sums
+          of scores are never rounded to 16 bits.
         * A sample past the end of the prompt contributes nothing.
         * Chunked prefill, which the paper's code leaves dense, is supported: samples sit at
           absolute positions, so chunks that start at multiples of 128 choose the same blocks as
@@ -60,7 +60,6 @@ class RRAttention(Method):
             "head_layer" for ``(h + layer) mod S``; "random" for a fixed draw per layer and head; a
             number from 0 to ``S - 1`` for the same offset everywhere; "mean" for the mean of the
             stride's queries instead of one of them.
-        key_sum_dtype: "float32" or "input".
         estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
 
     Raises:
@@ -74,7 +73,6 @@ class RRAttention(Method):
     stride: int = 8
     selector: str = "released"
     offset: str | int = "head"
-    key_sum_dtype: str = "float32"
     estimator: str = "auto"
 
     def __post_init__(self) -> None:
@@ -88,7 +86,6 @@ class RRAttention(Method):
         for name, allowed in (
             ("selector", SELECTORS),
             ("offset", (*SAMPLES, *range(self.stride))),
-            ("key_sum_dtype", KEY_SUM_DTYPES),
             ("estimator", ESTIMATORS),
         ):
             if getattr(self, name) not in allowed:
@@ -124,7 +121,6 @@ class RRAttention(Method):
             stride=self.stride,
             offset=0 if self.offset == "mean" else self.offset,
             layer=layer,
-            key_sum_dtype=self.key_sum_dtype,
         )
 
 

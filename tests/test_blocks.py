@@ -42,14 +42,6 @@ def test_map_round_trip_is_lossless(case):
     assert torch.equal(again.counts, mask.counts)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_flex_round_trip_is_lossless(case):
-    mask = random_mask(case)
-    again = BlockMask.from_flex(mask.to_flex())
-    assert torch.equal(again.to_map(), mask.to_map())
-    assert (again.q_len, again.k_len) == (case.q_len, case.k_len)
-
-
 def test_lists_are_ascending_and_hold_exactly_the_kept_blocks():
     mask = random_mask(Case(700, 700, group=3))
     kept = mask.to_map()

@@ -137,7 +137,7 @@ def test_estimate_kernels_compile(chip, dtype, dim, stride):
     pointers |= {"scratch_ptr": "fp32", "scores_ptr": "fp32"}
     build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride}
-    constants |= {"TILE": pool_triton.POOL_STRIDES, "ROUND_EACH": False}
+    constants |= {"TILE": pool_triton.POOL_STRIDES}
     pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
     build(pool_triton.pool_keys_kernel, chip, pointers, constants)
 

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from method.ops.rr_scores.torch import KEY_SUM_DTYPES
 from method.ops.triton_support import check_triton, padded_head, unit_stride
 
 POOL_STRIDES = 32
@@ -18,7 +17,6 @@ POOL_STRIDES = 32
 def pool_keys_kernel(
     k_ptr, out_ptr, stride_kb, stride_kh, stride_kl, kv_heads, k_len, strides,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, TILE: tl.constexpr,
-    ROUND_EACH: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(B * Hkv, ceil(strides / TILE))``: mean key of ``TILE`` strides."""
     item = (tl.program_id(0) // kv_heads).to(tl.int64)
@@ -32,19 +30,15 @@ def pool_keys_kernel(
         at = index * STRIDE + token
         ptrs = base + at.to(tl.int64)[:, None] * stride_kl
         total += tl.load(ptrs, mask=(at < k_len)[:, None] & wide, other=0.0).to(tl.float32)
-        if ROUND_EACH:
-            total = total.to(out_ptr.dtype.element_ty).to(tl.float32)
     out = out_ptr + (item * kv_heads + head) * strides * HEAD_DIM
     ptrs = out + index.to(tl.int64)[:, None] * HEAD_DIM + dims[None, :]
     mean = (total * (1.0 / STRIDE)).to(out_ptr.dtype.element_ty)
     tl.store(ptrs, mean, mask=(index < strides)[:, None] & wide)
 
 
-def pool_keys_triton(key: Tensor, stride: int, key_sum_dtype: str = "float32") -> Tensor:
+def pool_keys_triton(key: Tensor, stride: int) -> Tensor:
     """Mean key of every stride, like :func:`method.ops.rr_scores.torch.pool_keys`."""
     check_triton(key, "pool_keys_triton")
-    if key_sum_dtype not in KEY_SUM_DTYPES:
-        raise ValueError(f"key_sum_dtype={key_sum_dtype!r} is not one of {', '.join(KEY_SUM_DTYPES)}")
     key = unit_stride(key)
     batch, kv_heads, k_len, dim = key.shape
     strides = -(-k_len // stride)
@@ -52,6 +46,5 @@ def pool_keys_triton(key: Tensor, stride: int, key_sum_dtype: str = "float32") -
     pool_keys_kernel[(batch * kv_heads, triton.cdiv(strides, POOL_STRIDES))](
         key, pooled, *key.stride()[:3], kv_heads, k_len, strides,
         HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, TILE=POOL_STRIDES,
-        ROUND_EACH=key_sum_dtype == "input",
     )  # fmt: skip
     return pooled

@@ -16,7 +16,6 @@ from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_qk
 
 OFFSETS = ("head", "reversed", "head_layer", "random")
-KEY_SUM_DTYPES = ("float32", "input")
 _CHUNK_LOGITS = 1 << 22
 
 
@@ -66,28 +65,19 @@ def sample_starts(
     return (phase - shift) % stride
 
 
-def pool_keys(key: Tensor, stride: int, key_sum_dtype: str = "float32") -> Tensor:
+def pool_keys(key: Tensor, stride: int) -> Tensor:
     """Mean key of every stride: ``[B, Hkv, ceil(Lk / S), D]`` in the key's dtype.
 
-    The sum over the stride divided by ``S``: as ``S`` is a power of two this rounds exactly like
-    the sum, and cannot overflow in fp16. Tokens past the end count as zero keys, so a stride that
-    the end cuts has a slightly shrunken mean.
+    The sum over the stride, in fp32, divided by ``S`` and rounded once: as ``S`` is a power of two
+    this rounds exactly like the sum, and cannot overflow in fp16. Tokens past the end count as
+    zero keys, so a stride that the end cuts has a slightly shrunken mean.
 
     Args:
         key: ``[B, Hkv, Lk, D]``.
         stride: ``S``, a power of two.
-        key_sum_dtype: "float32" accumulates in fp32 and rounds once; "input" rounds to the
-            key's dtype after every addition, as the paper's first implementation did.
     """
-    if key_sum_dtype not in KEY_SUM_DTYPES:
-        raise ValueError(f"key_sum_dtype={key_sum_dtype!r} is not one of {', '.join(KEY_SUM_DTYPES)}")
     missing = -key.shape[2] % stride
     groups = F.pad(key, (0, 0, 0, missing)).unflatten(2, (-1, stride))
-    if key_sum_dtype == "input":
-        total = groups[..., 0, :]
-        for token in range(1, stride):
-            total = total + groups[..., token, :]
-        return total / stride
     work = torch.float64 if key.dtype == torch.float64 else torch.float32
     return (groups.sum(3, dtype=work) / stride).to(key.dtype)
 
@@ -100,7 +90,6 @@ def block_scores(
     stride: int,
     offset: str | int = "head",
     layer: int = 0,
-    key_sum_dtype: str = "float32",
     chunk_rows: int | None = None,
 ) -> Tensor:
     """Estimated attention mass of every (query row, key block).
@@ -117,7 +106,6 @@ def block_scores(
         stride: ``S``, a power of two that divides 128.
         offset: see :func:`sample_starts`.
         layer: index of the decoder layer, which some offsets turn with.
-        key_sum_dtype: see :func:`pool_keys`.
         chunk_rows: query rows per step, to bound memory; by default about 4 million logits at
             a time. Has no influence on the result beyond rounding.
 
@@ -133,7 +121,7 @@ def block_scores(
     batch, heads, q_len, _ = query.shape
     shift, per = key.shape[2] - q_len, BLOCK // stride
     work = torch.float64 if query.dtype == torch.float64 else torch.float32
-    pooled = pool_keys(key, stride, key_sum_dtype).to(work)
+    pooled = pool_keys(key, stride).to(work)
     starts = sample_starts(heads, stride, shift, offset, query.device, layer)
     rows = num_blocks(q_len)
     if chunk_rows is None:

@@ -161,7 +161,6 @@ def block_scores_triton(
     stride: int,
     offset: str | int = "head",
     layer: int = 0,
-    key_sum_dtype: str = "float32",
     launch: Launch | None = None,
     hopper: bool | None = None,
 ) -> Tensor:
@@ -178,7 +177,6 @@ def block_scores_triton(
         stride: ``S``.
         offset: which query of a stride is sampled.
         layer: index of the decoder layer.
-        key_sum_dtype: "float32" or "input".
         launch: settings of the portable kernel instead of the chip's own; for tuning.
         hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs.
 
@@ -194,7 +192,7 @@ def block_scores_triton(
     starts = sample_starts(heads, stride, shift, offset, query.device, layer)
     estimate = Estimate(
         query,
-        pool_keys_triton(key, stride, key_sum_dtype),
+        pool_keys_triton(key, stride),
         starts,
         query.new_empty(batch, heads, rows, columns, dtype=torch.float32),
         shift,
