@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from method.base import Knob
 from method.minference import MInference
 from method.ops.vertical_slash.head_patterns import LINES, LayerHeads
+from rr_bench import CONF
+from rr_bench.config.registry import expand_method
 from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings
 from rr_bench.run.calibrate import OutOfReach, bisect, calibrate
 from rr_bench.run.pattern_search import CANDIDATES, best_blocks, candidate_scores, search, winners
@@ -72,6 +75,18 @@ def test_methods_reach_the_wanted_density_in_a_run(make, capsys):
     assert sink == {"name": "streaming", "sink": 0, "window": sink["window"]}
     out = capsys.readouterr().out
     assert "methods='[full,{name: rr, tau: " in out and "{name: streaming, sink: 0, window: " in out
+
+
+def test_prompts_that_are_dense_in_a_run_are_dense_here(make, capsys):
+    assert calibrate(make(methods=["rr"], dense_below=4096)) == 1
+    assert "tau=0.01 already computes 1.000 of attention" in capsys.readouterr().err
+
+
+def test_minference_takes_part_by_its_native_variant():
+    chosen = yaml.safe_load((CONF / "experiment" / "calibrate.yaml").read_text())["methods"]
+    specs = [spec for name in chosen for spec in expand_method(name)]
+    variants = [spec.params["variant"] for spec in specs if "minference" in spec.name]
+    assert variants == ["native"]
 
 
 def test_a_method_out_of_reach_fails_alone(make, capsys):

@@ -115,8 +115,9 @@ def calibrate_method(
 
     def density(value: float) -> float:
         method = build_method(spec.target, {**spec.params, knob.name: value})
-        keep = keep_policy(session.settings.keep, method)
-        prefill = SparsePrefill(method, keep, session.settings.backend)
+        run = session.settings
+        keep = keep_policy(run.keep, method)
+        prefill = SparsePrefill(method, keep, run.backend, run.dense_below)
         shares = [session.prefill(ids, prefill).summary()["density"] for ids in prompts]
         return math.fsum(shares) / len(shares)
 
@@ -180,6 +181,7 @@ def _write(settings: RunSettings, plan: Plan, found: list[Calibrated]) -> Path:
         "dtype": plan.model.dtype,
         "device": plan.model.device.name,
         "keep": settings.keep,
+        "dense_below": settings.dense_below,
         "tasks": settings.tasks,
         "lengths": settings.lengths,
         "samples": settings.samples,
