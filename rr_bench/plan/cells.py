@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
 from rr_bench.config.schema import ConfigError, RunSettings, parse_slice
 from rr_bench.plan.device import resolve_device
+from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import HUB_ID, Device, read_config, resolve_dtype, resolve_path
 from rr_bench.store.environment import package_versions
 from rr_bench.store.fingerprint import model_fingerprint, source_closure
@@ -157,7 +158,8 @@ def model_facts(settings: RunSettings) -> ModelFacts:
     config = read_config(path, rope)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
-    fingerprint = model_fingerprint(path)
+    file = origin(path)
+    fingerprint = model_fingerprint(path) if file is None else file.sha256
     if rope is not None:
         fingerprint += f"+rope:{json.dumps(rope, sort_keys=True)}"
     name, stored = _model_names(settings.model.path, path, fingerprint)
@@ -171,6 +173,8 @@ def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
     """
     if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
         return given.rpartition("/")[2], given
+    if (file := origin(path)) is not None:
+        return Path(file.file).stem, f"{file.file}@{fingerprint[:12]}"
     stored = stored_path(path)
     return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"
 
