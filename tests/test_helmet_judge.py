@@ -25,7 +25,7 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import Cell as StoredCell
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.niah import split_sentences
+from rr_bench.tasks.datasets.niah import split_sentences
 from rr_bench.tasks.settings import DataSettings
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer

@@ -15,7 +15,7 @@ from rr_bench.store.jsonl import read_json, write_whole
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.helmet_files import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.metrics import after_thoughts, parse
+from rr_bench.tasks.metrics.answers import after_thoughts, parse
 from rr_bench.tasks.settings import DataSettings
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
