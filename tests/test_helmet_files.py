@@ -117,6 +117,12 @@ def test_niah_golden(tmp_path, toks, chat, task, kind, verb, article):
         assert row["lead_in"] == row["prompt"].split("\n")[-1]
 
 
+def test_json_kv_without_demonstrations_keeps_the_gap(tmp_path, tok):
+    helmet(tmp_path, "json_kv", [{**KV[1], "demos": []}])
+    (row,) = rows("json_kv", length=8192, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
+    assert row["prompt"].endswith("JSON object below.\n\n\n\nKey: a\nCorresponding value:")
+
+
 def test_recall_prefill_golden(tmp_path, tok, monkeypatch):
     pairs = [(f"k{i}", f"v{i}") for i in range(4)]
     monkeypatch.setattr(recall_prefill, "choose", lambda rng, kv, n: [2 % len(kv), 0][:n])

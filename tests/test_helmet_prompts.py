@@ -142,6 +142,38 @@ def test_rerank_titles_and_demonstration_pool(tmp_path, make):
     assert [one["qid"] for one in msmarco.demo_pool(test[0], test, large)] == ["c", "d", "e"]
 
 
+def test_rerank_demonstrations_follow_the_tests_row(tmp_path, make):
+    """Titles of the demonstrations are shown where the asked passages have some."""
+    plain = [{"id": "1", "text": "b", "label": 1}]
+    titled = [{"id": "1", "title": "A", "text": "b", "label": 1}]
+    pool = [{"qid": f"p{i}", "query": "p?", "ctxs": titled} for i in range(3)]
+    layout.write_jsonl(layout.demo_file(tmp_path, "msmarco_rerank"), pool)
+    for ctxs, shown in ((plain, "Document: b"), (titled, "Document (Title: A): b")):
+        rows = [{"qid": "t", "query": "t?", "ctxs": ctxs}]
+        layout.write_jsonl(layout.test_file(tmp_path, "msmarco_rerank", LENGTH), rows)
+        (row,) = make("msmarco_rerank")
+        assert row["prompt"].count(f"[ID: 1] {shown}") == 3
+
+
+def test_rerank_demonstrations_are_counted_against_the_chosen_queries(tmp_path, make):
+    """150 queries, of which HELMET takes 100: 250 demonstrations are many for these only."""
+
+    def rows(names):
+        ctxs = [{"id": "1", "text": "b", "label": 1}]
+        return [{"qid": name, "query": name, "ctxs": ctxs} for name in names]
+
+    asked = [f"q{i:03d}" for i in range(150)]
+    layout.write_jsonl(layout.test_file(tmp_path, "msmarco_rerank", LENGTH), rows(asked))
+    pool = [*asked, *(f"p{i}" for i in range(100))]
+    layout.write_jsonl(layout.demo_file(tmp_path, "msmarco_rerank"), rows(pool))
+    made = make("msmarco_rerank")
+    chosen = {json.loads(row["extra"])["key"] for row in made}
+    assert len(chosen) == 100
+    for row in made:
+        demos = row["prompt"].split("\n\nQuery: ")[1:3]
+        assert not chosen & {demo.partition("\n")[0] for demo in demos}
+
+
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("name", ["alce_asqa", "alce_qampari"])
 def test_alce_golden(tmp_path, make, name, chat):

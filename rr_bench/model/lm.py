@@ -115,7 +115,8 @@ class SparseHFLM(HFLM):
         for request in tqdm(requests, desc="generate", disable=disable_tqdm):
             prompt, settings = request.args
             stats = self.stats[_key(request)] = RequestStats()
-            outputs.append(self._generate(prompt, dict(settings), stats))
+            ids = self.prompt_ids(prompt, chat=bool((request.doc or {}).get("chat")))
+            outputs.append(self._generate(ids, dict(settings), stats))
         return outputs
 
     def loglikelihood(
@@ -157,6 +158,10 @@ class SparseHFLM(HFLM):
             add_special_tokens = True
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
 
+    def prompt_ids(self, prompt: str, *, chat: bool = False) -> list[int]:
+        """Token ids of a prompt; one from a chat template (``chat``) brings its own special tokens."""
+        return self.tok_encode(prompt, add_special_tokens=False if chat else None)
+
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """Token ids as :meth:`tok_encode` gives them, with each token's ``[start, end)`` in ``text``.
 
@@ -194,9 +199,9 @@ class SparseHFLM(HFLM):
             return
 
     @torch.no_grad()
-    def _generate(self, prompt: str, settings: dict[str, Any], stats: RequestStats) -> str:
+    def _generate(self, prompt: Sequence[int], settings: dict[str, Any], stats: RequestStats) -> str:
         until, new_tokens = _greedy_settings(settings, self.max_gen_toks)
-        ids = self._tensor(self.tok_encode(prompt), room=new_tokens)
+        ids = self._tensor(prompt, room=new_tokens)
         stats.input_tokens = ids.shape[1]
         cache, finite = DynamicCache(config=self.model.config), _Finite()
         with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:

@@ -221,7 +221,7 @@ def _cell(
         "length": length,
         "seed": settings.seed,
         "data": data,
-        "newline_stop": newline_stop(task.name, settings.newline_stop),
+        "newline_stop": newline_stop(task.name, settings.newline_stop, thinking=settings.data.thinking),
         "versions": package_versions(*VERSIONED),
         "sources": dict(sorted(sources.items())),
     }

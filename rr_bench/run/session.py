@@ -106,7 +106,7 @@ class Session:
         """
         check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
-        ids = [self.lm.tok_encode(doc["prompt"])[:-1] for doc in docs]
+        ids = [self.lm.prompt_ids(doc["prompt"], chat=doc["chat"])[:-1] for doc in docs]
         return [torch.tensor([one], device=self.lm.device) for one in ids]
 
     @torch.no_grad()
@@ -218,6 +218,7 @@ class Session:
                 "tokenizer": str(self.model.path),
                 "pretrained": str(self.model.path),
                 "trust_remote_code": self.settings.model.trust_remote_code,
+                "newline_stop": False,  # the model stops at tokens, not at a string
                 **vars(data),
             }
             manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)

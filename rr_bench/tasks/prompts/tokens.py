@@ -21,7 +21,7 @@ def load_tokenizer(**metadata: Any) -> Tokenizer:
     """The tokenizer named by ``metadata["tokenizer"]``, else by ``metadata["pretrained"]``.
 
     A directory is read without the network; a hub id (``name`` or ``owner/name``) goes through
-    the hub's cache. Remote code is never run.
+    the hub's cache. Remote code is run only if ``metadata["trust_remote_code"]`` says so.
 
     Raises:
         ValueError: no name, neither a directory nor a hub id, or nothing usable behind it.
@@ -32,11 +32,11 @@ def load_tokenizer(**metadata: Any) -> Tokenizer:
             "the tasks count tokens: give the model's directory as `tokenizer` or "
             "`pretrained` (lm-eval: --model_args pretrained=<dir> or --metadata)"
         )
-    return _load_tokenizer(str(name))
+    return _load_tokenizer(str(name), bool(metadata.get("trust_remote_code", False)))
 
 
 @functools.lru_cache(maxsize=4)
-def _load_tokenizer(name: str) -> Tokenizer:
+def _load_tokenizer(name: str, remote_code: bool = False) -> Tokenizer:
     """Load once per process: every task and length of a run asks for the same one."""
     from transformers import AutoTokenizer
 
@@ -45,13 +45,17 @@ def _load_tokenizer(name: str) -> Tokenizer:
         raise ValueError(f"`tokenizer`={name} is not a directory; check `model.path`")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(local) if local.is_dir() else name, local_files_only=local.is_dir()
+            str(local) if local.is_dir() else name,
+            local_files_only=local.is_dir(),
+            trust_remote_code=remote_code,
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"`tokenizer`={name} has no tokenizer ({reason}); check `model.path`"
-        ) from error
+        code = "trust_remote_code" in str(error)
+        remedy = (
+            "its own code, model.trust_remote_code=true, is needed" if code else "check `model.path`"
+        )
+        raise ValueError(f"`tokenizer`={name} has no tokenizer ({reason}); {remedy}") from error
     if not count_tokens(tokenizer, "The quick brown fox."):
         raise ValueError(f"`tokenizer`={name} encodes text to nothing; its vocabulary is missing")
     return tokenizer
