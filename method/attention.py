@@ -21,12 +21,18 @@ VERSION = 1
 """Of the exact attention over kept blocks and its density; raise it when results change."""
 
 
-def resolve_backend(query: Tensor, backend: str) -> str:
-    """The back end that ``backend`` means for tensors like ``query``.
+def backend_for(backend: str, device: str, capability: str | None, dtype: str) -> str:
+    """The back end that ``backend`` means on a device.
 
     "auto" is the Hopper kernel for 16-bit inputs on a chip of compute capability 9.0, the portable
     Triton kernel on any other CUDA device, and PyTorch elsewhere. Whether the kernel can run the
     tensors (dtype, head size, interpreter) is checked by the kernel itself.
+
+    Args:
+        backend: one of :data:`BACKENDS`.
+        device: "cuda" or another kind of device.
+        capability: compute capability of a CUDA device, such as "9.0".
+        dtype: "bfloat16", "float16" or another dtype of the queries.
 
     Raises:
         ValueError: ``backend`` is unknown.
@@ -35,10 +41,17 @@ def resolve_backend(query: Tensor, backend: str) -> str:
         raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
     if backend != "auto":
         return backend
-    if query.device.type != "cuda":
+    if device != "cuda":
         return "torch"
-    hopper = torch.cuda.get_device_capability(query.device) == (9, 0)
-    return "hopper" if hopper and query.dtype in (torch.bfloat16, torch.float16) else "triton"
+    return "hopper" if capability == "9.0" and dtype in ("bfloat16", "float16") else "triton"
+
+
+def resolve_backend(query: Tensor, backend: str) -> str:
+    """The back end that ``backend`` means for tensors like ``query``; see :func:`backend_for`."""
+    kind, capability = query.device.type, None
+    if kind == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(query.device)))
+    return backend_for(backend, kind, capability, str(query.dtype).removeprefix("torch."))
 
 
 def block_sparse_attention(

@@ -4,60 +4,63 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 
 import hydra
 from omegaconf import DictConfig
 
 from rr_bench import CONF
 from rr_bench.config.command_line import prepare
-from rr_bench.config.schema import ConfigError, RunSettings, read_settings
+from rr_bench.config.errors import ConfigError
+from rr_bench.config.help import help_text
+from rr_bench.config.schema import RunSettings, read_settings, register
+from rr_bench.latency.experiment import latency
+from rr_bench.run.calibrate import calibrate
+from rr_bench.run.pattern_search import search
 from rr_bench.run.run import run
+from rr_bench.store.terminal import tolerant_output
 
 USAGE_ERROR = 2
+VERBS: dict[str, Callable[[RunSettings], int]] = {
+    "run": run,
+    "calibrate": calibrate,
+    "search": search,
+    "latency": latency,
+}
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _composed(config: DictConfig) -> None:
+def perform(config: DictConfig) -> int:
+    """Run one composed config; its exit status."""
     try:
         settings = read_settings(config)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
-    sys.exit(VERBS[settings.verb](settings))
-
-
-def _calibrate(settings: RunSettings) -> int:
-    # Imported here, and so below, because a run that has nothing left to do starts without torch.
-    from rr_bench.run.calibrate import calibrate
-
-    return calibrate(settings)
-
-
-def _search(settings: RunSettings) -> int:
-    from rr_bench.run.pattern_search import search
-
-    return search(settings)
-
-
-def _latency(settings: RunSettings) -> int:
-    from rr_bench.latency.experiment import latency
-
-    return latency(settings)
-
-
-VERBS = {"run": run, "calibrate": _calibrate, "search": _search, "latency": _latency}
+        return USAGE_ERROR
+    return VERBS[settings.verb](settings)
 
 
 def main() -> None:
-    """Check the command line, then hand over to Hydra."""
+    """Check the command line, then hand over to Hydra; the worst status of all jobs is the exit's."""
     # A batch system's SIGTERM ends a run as Ctrl-C does: locks released, samples kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tolerant_output()
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
     try:
         sys.argv[1:] = prepare(sys.argv[1:])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-    _composed()
+    register()
+    statuses: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def composed(config: DictConfig) -> None:
+        statuses.append(perform(config))
+
+    composed()
+    sys.exit(max(statuses, default=0))
 
 
 if __name__ == "__main__":

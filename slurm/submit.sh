@@ -20,7 +20,7 @@ shift
 cd "$(dirname "$0")/.."
 
 # Composing the settings here finds a misspelt one before anything is queued.
-config=$("${PYTHON:-.venv/bin/python}" -m rr_bench "$@" --cfg job)
+config=$("${PYTHON:-.venv/bin/python}" -m rr_bench "$@" --cfg job --resolve)
 out=$(sed -n 's/^out: //p' <<<"$config")
 
 # shellcheck disable=SC2086  # OPTIONS is a list of words

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from rr_bench import CONF
-from rr_bench.config.schema import RunSettings, read_settings
+from rr_bench.config.schema import RunSettings, defaults, read_settings
 
-DEFAULTS = {
+DEFAULTS = defaults() | {
     name: value
     for name, value in yaml.safe_load((CONF / "config.yaml").read_text()).items()
     if name not in ("defaults", "hydra")
@@ -18,5 +18,6 @@ DEFAULTS = {
 
 def settings(**changes: Any) -> RunSettings:
     """Settings of ``conf/config.yaml`` with changes."""
-    model = {"path": "somewhere", **changes.pop("model", {})}
+    model = DEFAULTS["model"] | {"path": "somewhere", "name": "some"} | changes.pop("model", {})
+    changes.pop("defaults", None)
     return read_settings({**DEFAULTS, "model": model, **changes})

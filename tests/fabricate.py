@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench.store.cells import CellWriter, Store
+from rr_bench.store.reading import StoredCell, read_store
 from rr_bench.store.records import SampleRecord
 
-FULL = {"name": "full", "label": "full", "params": {}, "dense": True, "keep": {"sink": True}}
+FULL = {"name": "full", "label": "full", "params": {}, "dense": True}
 RR = {
     "name": "rr",
-    "label": "rr(tau=0.95, stride=8)",
+    "label": "rr(tau=0.95)",
     "params": {"tau": 0.95, "stride": 8},
     "dense": False,
-    "keep": {"sink": True, "diagonal": True, "last_row": True},
 }
+KEEP = {"sink": True, "diagonal": True, "last_row": True}
 
 
 def record(
@@ -48,11 +49,16 @@ def settings(
     return {
         "model": "0123abcd",
         "dtype": "float32",
-        "method": {"target": method["name"], "params": method["params"], "keep": method["keep"]},
+        "device": "cpu",
+        "method": {"name": method["name"], "params": method["params"], "files": {}},
+        "keep": None if method["dense"] else KEEP,
+        "backend": None if method["dense"] else "torch",
         "task": task,
         "length": length,
+        "newline_stop": False,
         "seed": 42,
-        "sources": {"method/attention.py": "aa", f"method/{method['name']}.py": "bb"},
+        "data": {"source": "generated", "files": {}},
+        "versions": {"method": 1, "executor": 1, "model": 1, "task": 1, "prompts": 1, "scorer": 1},
         **changes,
     }
 
@@ -65,22 +71,34 @@ def open_cell(
     length: int = 4096,
     model: str = "probe",
     time: str = "2026-01-01T00:00:00+00:00",
+    fingerprint: str = "0123abcd",
+    source: str = "generated",
     **changes: Any,
 ) -> CellWriter:
     """A cell of the fabricated run, not entered yet; ``changes`` go into its settings."""
-    everything = settings(method, task=task, length=length, **changes)
-    info = {
-        "model": {"name": model, "path": f"models/{model}", "dtype": "float32"},
-        "method": method,
-        "task": task,
-        "task_version": 1,
-        "length": length,
-        "seed": everything["seed"],
-        "source": everything.get("source", "generated"),
-        "sources": everything["sources"],
+    everything = settings(method, task=task, length=length) | {
+        "model": fingerprint,
+        "data": {"source": source, "files": {}},
+        **changes,
     }
-    env = {"device": "cpu", "time": time, "versions": {"torch": "2.13"}, "commit": "abc", "dirty": True}
+    everything |= changes.pop("other", {})
+    everything.pop("other", None)
+    info = {"model": {"name": model, "path": f"models/{model}"}, "method": method}
+    env = {
+        "device": "cpu",
+        "time": time,
+        "versions": {"torch": "2.13"},
+        "commit": "abc",
+        "dirty": True,
+    }
     return Store(out).open_cell(everything, f"{method['label']}-{task}-{length}", info, env)
+
+
+def cells_of(out: str | Path) -> list[StoredCell]:
+    """All cells of a store that has no problems."""
+    cells, problems = read_store(out)
+    assert not problems, problems
+    return cells
 
 
 def write_cell(
@@ -92,12 +110,11 @@ def write_cell(
     questions: int = 1,
     **where: Any,
 ) -> CellWriter:
-    """A finished cell with these scores, uids "0", "1", ...; unfinished if a score is None."""
+    """A cell with these scores, uids "0", "1", ...; a sample of score None failed."""
     cell = open_cell(out, method, **where)
     point = {key: where[key] for key in ("task", "length") if key in where}
     with cell:
         for uid, score in enumerate(scores):
             cell.append(record(str(uid), score, density=density, questions=questions, **point))
-        if None not in scores:
-            cell.finish(len(scores))
+        cell.finish(len(scores))
     return cell

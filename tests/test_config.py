@@ -13,8 +13,10 @@ from omegaconf import OmegaConf
 
 from rr_bench import CONF, ROOT
 from rr_bench.config.command_line import prepare
+from rr_bench.config.errors import ConfigError
+from rr_bench.config.help import help_text
 from rr_bench.config.registry import expand_method, expand_task
-from rr_bench.config.schema import ConfigError, known_keys
+from rr_bench.config.schema import declared
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.model_facts import (
     CheckpointError,
@@ -25,7 +27,7 @@ from rr_bench.plan.model_facts import (
     resolve_dtype,
     resolve_path,
 )
-from tests.configured import DEFAULTS, settings
+from tests.configured import settings
 from tests.tiny import tiny_llama
 
 
@@ -34,14 +36,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("tiny") / "llama")
 
 
-def test_default_config_holds_every_setting_of_the_schema():
-    composed = {**DEFAULTS, "model": yaml.safe_load((CONF / "model/hf.yaml").read_text())}
-    flat = {key for name, value in composed.items() for key in [name, *_nested(name, value)]}
-    assert flat == set(known_keys())
+def test_every_setting_is_declared_once_with_its_help():
+    names = [one.name for one in declared()]
+    assert len(set(names)) == len(names)
+    assert not [one.name for one in declared() if not one.help]
+    assert {"seed", "backend", "data.chat"} <= {one.name for one in declared() if one.key}
+    assert {"out", "samples", "data.hub"} <= {one.name for one in declared() if not one.key}
 
 
-def _nested(name, value):
-    return [f"{name}.{key}" for key in value] if isinstance(value, dict) else []
+def test_help_lists_every_setting():
+    text = " ".join(help_text().split())
+    assert not [one.name for one in declared() if one.name not in text]
+    assert "Exit status" in text
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
@@ -107,7 +113,7 @@ def test_a_list_value_expands_to_a_grid_in_order():
         (0.9, 8),
         (0.9, 16),
     ]
-    assert specs[0].label == "rr(tau=0.95, stride=8)"
+    assert specs[0].label == "rr(tau=0.95)"
     assert len({s.label for s in specs}) == 4
 
 
@@ -134,7 +140,11 @@ def test_unknown_methods_and_settings_name_the_nearest():
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [("somewhere.else.Thing", "no class of this project"), ("method.base.Absent", "no class Absent")],
+    [
+        ("somewhere.else.Thing", "somewhere.else.Thing.*no class that can be imported"),
+        ("method.base.Absent", "no class that can be imported"),
+        ("pathlib.Path", "no subclass of method.base.Method"),
+    ],
 )
 def test_a_wrong_target_is_named(tmp_path, target, words):
     (tmp_path / "method").mkdir()
@@ -143,12 +153,15 @@ def test_a_wrong_target_is_named(tmp_path, target, words):
         expand_method("odd", tmp_path)
 
 
-def test_groups_expand_to_tasks_and_carry_their_sources():
+def test_a_target_inside_a_setting_is_refused():
+    with pytest.raises(ConfigError, match="_target_ belongs into conf/method alone"):
+        expand_method({"name": "rr", "offset": {"_target_": "os.system", "command": "true"}})
+
+
+def test_groups_expand_to_tasks_and_carry_their_versions():
     specs = expand_task("helmet_recall")
     assert [spec.name for spec in specs] == ["json_kv", "niah_mk_2", "niah_mk_3", "niah_mv"]
-    assert "tasks/recall/json_kv.yaml" in specs[0].sources
-    assert any(name.endswith("/_helmet.yaml") for name in specs[0].sources)
-    assert "rr_bench/tasks/datasets/json_kv.py" in specs[0].sources
+    assert specs[0].versions.keys() == {"task", "prompts", "scorer"}
     with pytest.raises(ConfigError, match="did you mean 'json_kv'"):
         expand_task("jsonkv")
 
@@ -156,9 +169,10 @@ def test_groups_expand_to_tasks_and_carry_their_sources():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("model=/models/x", ["model=hf", "model.path='/models/x'"]),
-        ("model=meta/Llama-3", ["model=hf", "model.path='meta/Llama-3'"]),
-        ("model=it's", ["model=hf", "model.path='it\\'s'"]),
+        ("model=/models/x/", ["model=hf", "model.path='/models/x/'", "model.name='x'"]),
+        ("model=meta/Llama-3", ["model=hf", "model.path='meta/Llama-3'", "model.name='Llama-3'"]),
+        ("model=it's", ["model=hf", "model.path='it\\'s'", "model.name='it_s'"]),
+        ("model=a/b.gguf", ["model=hf", "model.path='a/b.gguf'", "model.name='b'"]),
         ("model=probe", ["model=probe"]),
         ("model=hf", ["model=hf"]),
         ("experiment=probe", ["+experiment=probe"]),

@@ -13,8 +13,8 @@ from rr_bench.report.categories import (
     column_value,
     data_notes,
 )
-from rr_bench.report.load import load_cells
 from rr_bench.report.paper import PAPER, paper_lines, published_categories
+from rr_bench.store.reading import read_store
 from rr_bench.tasks.helmet_table import DATASETS, HELMET_COLUMNS, RR_COLUMNS, Column
 from tests.fabricate import FULL, RR, open_cell, record
 
@@ -78,7 +78,7 @@ def write(out, task, scores, *, length=8192, method=FULL, done=True, model="prob
 
 
 def table_of(out):
-    cells, problems = load_cells(out)
+    cells, problems = read_store(out)
     assert problems == []
     return category_table(category_frame(cells)).set_index(["method", "length"])
 
@@ -114,7 +114,7 @@ def test_generated_rows_are_not_helmets(tmp_path):
     with cell:
         cell.append(record("0", 1.0, length=8192))
         cell.finish(1)
-    assert category_frame(load_cells(tmp_path)[0]).empty
+    assert category_frame(read_store(tmp_path)[0]).empty
     report = write_report(tmp_path)
     assert not (tmp_path / "categories.md").exists() and "HELMET" not in report.table
 
@@ -128,7 +128,7 @@ def test_what_the_data_lost_is_in_the_report(tmp_path):
     write(tmp_path, "kilt_nq", [0.5], data=data)
     write(tmp_path, "kilt_nq", [0.5], data=data, method=RR)
     (tmp_path / "problems.json").write_text(json.dumps({"problems": ["kilt_popqa_3: no file"]}))
-    notes = data_notes(load_cells(tmp_path)[0])
+    notes = data_notes(read_store(tmp_path)[0])
     assert notes == [
         "kilt_nq 8K: 1 of HELMET's 600 rows",
         "kilt_nq 8K: the gold evidence of 2 samples was cut off",
@@ -150,7 +150,7 @@ def test_published_figures_stand_beside_ones_own(tmp_path):
     page = (tmp_path / "categories.md").read_text()
     assert "rr(tau=0.95, stride=8): 56.24 at sparsity 48.68 %" in page
     assert len(published_categories(model)) == 35
-    frame = category_frame(load_cells(tmp_path)[0])
+    frame = category_frame(read_store(tmp_path)[0])
     assert len(paper_lines(frame)) == 4 and paper_lines(frame, tmp_path) == []
 
 

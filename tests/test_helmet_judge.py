@@ -22,12 +22,14 @@ from rr_bench.judge.gpt import (
     summary_f1,
 )
 from rr_bench.judge.nli import Entailment
-from rr_bench.store.cells import Cell as StoredCell
 from rr_bench.store.cells import CellInfo
+from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.datasets.niah import split_sentences
+from rr_bench.tasks.niah import split_sentences
 from rr_bench.tasks.settings import DataSettings
 from tests import helmet_layout as layout
+from tests.fabricate import FULL
+from tests.fabricate import settings as cell_settings
 from tests.tiny import tiny_tokenizer
 
 DOCS = [{"title": f"T{i}", "text": f"x{i}"} for i in range(6)]
@@ -242,20 +244,13 @@ def test_a_torn_reply_is_dropped(tmp_path):
     assert ReplyCache(tmp_path / "c.jsonl", "j").get("b") == "2"
 
 
-def stored(task, output, golds, *, chat, thinking=False):
-    method = {"name": "full", "label": "full", "params": {}, "dense": True, "keep": {}}
+def stored(task, output, golds, *, chat):
     info = CellInfo(
         key="k",
         label=task,
-        model={"name": "m", "path": "m", "dtype": "float32"},
-        method=method,
-        task=task,
-        task_version=1,
-        length=8192,
-        seed=42,
-        source="helmet",
-        settings={},
-        sources={},
+        model={"name": "m", "path": "m"},
+        method=FULL,
+        settings=cell_settings(task=task, length=8192, data={"source": "helmet", "files": {}}),
     )
     sample = SampleRecord(
         uid=f"{task}-8192-helmet-00000",
@@ -269,7 +264,7 @@ def stored(task, output, golds, *, chat, thinking=False):
         kernels=[],
         output=output,
     )
-    return StoredCell(info, {}, [sample], [], 1, False, {"chat": chat, "thinking": thinking})
+    return StoredCell(info, {}, [sample], [], 1, False, {"chat": chat})
 
 
 def test_citations_of_a_cell_use_all_retrieved_documents(tmp_path):
@@ -311,7 +306,7 @@ def test_answers_and_summaries_of_a_cell(server, tmp_path):
         'precision_prompt_book = "P {expert_summary} S {summary}"\n'
     )
     judge = endpoint(server, tmp_path)
-    cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False, thinking=True)
+    cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False)
     values = judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
     assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from rr_bench.tasks import sources
-from rr_bench.tasks.files.hub import HUB_SETS, read_table, split_files
-from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
+from rr_bench.tasks.hubsets import HUB_SETS, read_table, split_files
+from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.settings import DataSettings
 from rr_bench.tasks.sources import TASKS, identity, labelled, newline_stop, source_files, versions
 from tests import helmet_layout as layout
@@ -108,15 +108,14 @@ def test_only_settings_that_matter_identify_a_cell(helmet_dir):
     def switches(task):
         return {k: v for k, v in identity(task, 8192, data).items() if k not in ("source", "files")}
 
-    strict = {"strict_truncation": True, "thinking": False}
+    strict = {"strict_truncation": True}
     assert switches("json_kv") == switches("kilt_nq") == strict
-    assert switches("icl_clinic150") == strict | {"clinic_split": "validation"}
+    assert switches("icl_clinic150") == strict
     assert switches("alce_asqa") == strict | {"chat": "never"}
-    documents = {"chat": "never", "document_floor": 0, "llama2_tokenizer": None}
+    documents = {"chat": "never", "document_floor": 0}
     assert switches("infbench_qa") == strict | documents
     generated = identity("json_kv", 8192, DataSettings(strict_truncation=True))
-    assert generated == {"source": "generated", "files": {}, "thinking": False}
-    assert "thinking" not in identity("recall_prefill", 8192, DataSettings())
+    assert generated == {"source": "generated", "files": {}}
 
 
 def test_a_changed_file_changes_the_identity_and_an_unchanged_one_is_read_once(tmp_path, monkeypatch):

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from rr_bench import ROOT
-from rr_bench.store.fingerprint import PACKAGES, imported_names, module_file
+from tests.source import PACKAGES, imported_names, module_file
 
 # package: (packages below it that it may use, other distributions it may use)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "method": ((), ("torch", "triton")),
     "rr_bench": ((), ()),
-    "rr_bench.store": (("rr_bench",), ()),
+    "rr_bench.store": (("rr_bench",), ("filelock",)),
     "rr_bench.tasks": (
         ("rr_bench", "rr_bench.store"),
         (
@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.plan": (
         ("method", "rr_bench", "rr_bench.config", "rr_bench.store", "rr_bench.tasks"),
-        ("huggingface_hub", "torch", "transformers", "tokenizers", "gguf"),
+        ("huggingface_hub", "torch", "transformers"),
     ),
     "rr_bench.probe": (
         ("rr_bench", "rr_bench.tasks"),
@@ -54,7 +54,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.model": (
         ("method", "rr_bench", "rr_bench.config", "rr_bench.plan"),
-        ("torch", "triton", "transformers", "safetensors", "lm_eval", "tqdm"),
+        ("torch", "transformers", "safetensors", "lm_eval", "tqdm"),
     ),
     "rr_bench.run": (
         (
@@ -71,7 +71,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("torch", "transformers", "tqdm", "filelock"),
     ),
     "rr_bench.__main__": (
-        ("rr_bench", "rr_bench.config", "rr_bench.latency", "rr_bench.run"),
+        ("rr_bench", "rr_bench.config", "rr_bench.latency", "rr_bench.run", "rr_bench.store"),
         ("hydra", "omegaconf"),
     ),
 }

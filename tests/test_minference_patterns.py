@@ -41,7 +41,7 @@ def test_the_probes_own_file_is_found_from_anywhere(tmp_path, monkeypatch):
     method = MInference(patterns="method/patterns/probe.json")
     assert all(len(method.heads_of(layer, 8)) == 8 for layer in range(4))
     spec = expand_method({"name": "minference", "patterns": "method/patterns/probe.json"})[0]
-    assert set(spec.files) == {"patterns"}
+    assert set(spec.paths) == {"patterns"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rr_bench import CONF
 from rr_bench.config.command_line import prepare
-from rr_bench.config.schema import read_settings
+from rr_bench.config.schema import read_settings, register
 from rr_bench.download import __main__ as download
 from rr_bench.download import models, packages
 from rr_bench.download.errors import DownloadError
@@ -221,6 +221,7 @@ def test_the_command_names_the_nearest_model():
 def test_a_model_that_is_not_there_names_the_command(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RR_BENCH_MODELS", str(tmp_path))
     with initialize_config_dir(str(CONF), version_base=None):
+        register()
         settings = read_settings(compose("config", prepare([f"model={name}"])))
     assert Path(settings.model.path) == models.location(name) == tmp_path / f"{name}.gguf"
     with pytest.raises(CheckpointError, match=f"`python -m rr_bench.download model {name}`"):

@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 
 from rr_bench.report import write_report
-from rr_bench.report.load import load_cells, natural
+from rr_bench.report.load import natural
 from rr_bench.report.style import length_label, method_styles
-from rr_bench.store.cells import StoreError
-from tests.fabricate import FULL, RR, open_cell, record, write_cell
+from rr_bench.store.jsonl import StoreError
+from rr_bench.store.reading import read_store
+from tests.fabricate import FULL, KEEP, RR, open_cell, record, write_cell
 
 ROOT = Path(__file__).resolve().parent.parent
-RR90 = {**RR, "label": "rr(tau=0.9, stride=8)", "params": {"tau": 0.9, "stride": 8}}
-EQUAL = {**RR, "keep": {"name": "equal", "sink": True}}
+RR90 = {**RR, "label": "rr(tau=0.9)", "params": {"tau": 0.9, "stride": 8}}
 
 
 def summary(out: Path) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def test_missing_cell_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_calibrated_setting_is_expected_where_it_was_measured_only(tmp_path: Path) -> None:
-    calibrated = {**RR, "label": "rr(tau=0.8, stride=8)", "params": {"tau": 0.8, "stride": 8}}
+    calibrated = {**RR, "label": "rr(tau=0.8)", "params": {"tau": 0.8, "stride": 8}}
     for length in (4096, 8192, 16384):
         write_cell(tmp_path, FULL, [1.0], length=length)
         write_cell(tmp_path, FULL, [1.0], length=length, task="niah_mv")
@@ -126,9 +126,9 @@ def test_failed_samples_are_counted_and_left_out_of_both_means(tmp_path: Path) -
     write_cell(tmp_path, RR, [0.5, None, 1.0], density=0.5)
     report = write_report(tmp_path)
     found = row(tmp_path)
-    assert (found["n"], found["failed"], found["status"]) == (2, 1, "failed")
+    assert (found["n"], found["failed"], found["status"]) == (2, 1, "done")
     assert (found["recovery"], found["dense_score"]) == (75.0, 100.0)
-    assert "note: rr(tau=0.95, stride=8)-json_kv-4096 failed: out of memory" in report.table
+    assert "note: rr(tau=0.95)-json_kv-4096 failed: out of memory" in report.table
 
 
 def test_unreadable_cell_is_a_problem_and_the_rest_reports(tmp_path: Path) -> None:
@@ -140,15 +140,14 @@ def test_unreadable_cell_is_a_problem_and_the_rest_reports(tmp_path: Path) -> No
     assert row(tmp_path, "full")["status"] == "done"
 
 
-def test_later_code_replaces_a_row_and_old_pairs_stay_together(tmp_path: Path) -> None:
-    for versions, time, score in (("1", "2026-01-01", 0.5), ("2", "2026-01-02", 1.0)):
-        write_cell(tmp_path, FULL, [1.0], versions=versions, time=time)
-        write_cell(tmp_path, RR, [score], versions=versions, time=time)
-    write_cell(tmp_path, RR90, [0.75], versions="1")
+def test_later_versions_replace_a_row_and_say_so(tmp_path: Path) -> None:
+    for version, score in ((1, 0.5), (2, 1.0)):
+        versions = {"method": version, "executor": 1, "model": 1, "task": 1, "prompts": 1, "scorer": 1}
+        write_cell(tmp_path, FULL, [1.0], versions=versions)
+        write_cell(tmp_path, RR, [score], versions=versions)
     report = write_report(tmp_path)
     assert report.problems == [] and report.table.count("gave way") == 2
     assert row(tmp_path)["score"] == 100
-    assert row(tmp_path, RR90["label"])["recovery"] == 75
 
 
 def test_header_names_every_session_of_a_resumed_cell(tmp_path: Path) -> None:
@@ -163,16 +162,98 @@ def test_header_names_every_session_of_a_resumed_cell(tmp_path: Path) -> None:
 
 def test_models_and_keep_rules_are_kept_apart(tmp_path: Path) -> None:
     for model in ("probe", "other"):
-        write_cell(tmp_path, FULL, [1.0, 1.0], model=model, weights=model)
-        write_cell(tmp_path, RR, [1.0, 1.0], density=0.5, model=model, weights=model)
-    write_cell(tmp_path, EQUAL, [0.5, 0.5], density=0.6, weights="probe")
+        where = {"model": model, "fingerprint": model}
+        write_cell(tmp_path, FULL, [1.0, 1.0], **where)
+        write_cell(tmp_path, RR, [1.0, 1.0], density=0.5, **where)
+    sink = KEEP | {"last_row": False}
+    write_cell(tmp_path, RR, [0.5, 0.5], density=0.6, fingerprint="probe", keep=sink)
     report = write_report(tmp_path)
-    assert row(tmp_path, keep="equal")["recovery"] == 50
+    assert row(tmp_path, keep="sink+diagonal")["recovery"] == 50
     assert {path.name for path in report.paths} >= {
         "recovery_by_length-probe.png",
         "recovery_by_length-other.png",
     }
     assert report.table.splitlines()[0].startswith("model")
+
+
+def test_two_models_of_one_name_are_two_models(tmp_path: Path) -> None:
+    for fingerprint in ("aaaaaaaa", "bbbbbbbb"):
+        write_cell(tmp_path, FULL, [1.0], fingerprint=fingerprint)
+        write_cell(tmp_path, RR, [0.5], fingerprint=fingerprint)
+    assert write_report(tmp_path).problems == []
+    assert sorted(set(summary(tmp_path)["model"])) == ["probe#aaaaaa", "probe#bbbbbb"]
+
+
+OTHERS = {
+    "model": "ffffffff",
+    "rope": {"rope_type": "yarn", "factor": 4.0},
+    "trust_remote_code": True,
+    "dtype": "bfloat16",
+    "device": "cuda 9.0",
+    "method": {"name": "rr", "params": {"offset": "mean"}, "files": {}},
+    "keep": KEEP | {"sink": False},
+    "backend": "hopper",
+    "dense_below": 8192,
+    "task": "niah_mv",
+    "length": 8192,
+    "newline_stop": True,
+    "seed": 7,
+    "data": {"source": "helmet", "files": {}},
+}
+"""Another value for everything that a key is made of, versions aside."""
+
+
+def test_every_setting_of_a_key_has_another_value_above() -> None:
+    from rr_bench.plan.cells import make_plan
+    from tests.configured import settings as run_settings  # loads torch
+
+    plan = make_plan(run_settings(model={"path": "rr_bench/probe/model", "rope": {"rope_type": "a"}}))
+    named = {name for cell in plan.cells for name in cell.settings}
+    assert named | {"trust_remote_code", "dense_below"} == OTHERS.keys() | {"versions"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_cells_that_differ_in_one_setting_are_two_rows(tmp_path: Path, name: str) -> None:
+    write_cell(tmp_path, RR, [1.0])
+    if name in ("task", "length"):
+        write_cell(tmp_path, RR, [0.5], **{name: OTHERS[name]})
+    else:
+        write_cell(tmp_path, RR, [0.5], other={name: OTHERS[name]})
+    write_report(tmp_path)
+    frame = summary(tmp_path)
+    shown = frame[frame["status"] == "done"]
+    assert sorted(shown["score"]) == [50, 100]
+    telling = shown.drop(columns=["score", "cell", "n", "density", "sparsity"])
+    assert (telling.nunique(dropna=False) > 1).any()
+
+
+@pytest.mark.parametrize("setting", ["strict_truncation", "chat", "clinic_split", "thinking"])
+def test_settings_of_the_data_are_columns_where_they_vary(tmp_path: Path, setting: str) -> None:
+    data = {"source": "helmet", "files": {}}
+    write_cell(tmp_path, RR, [1.0], data=data)
+    write_cell(tmp_path, RR, [0.5], data=data | {setting: "other"})
+    write_report(tmp_path)
+    frame = summary(tmp_path)
+    (column,) = [name for name in frame if name.endswith(setting)]
+    assert set(frame[column]) == {"default", "other"}
+
+
+def test_a_frozen_store_gives_the_same_report(tmp_path: Path) -> None:
+    for length in (4096, 8192):
+        write_cell(tmp_path / "run", FULL, [1.0, 0.5], length=length)
+        write_cell(tmp_path / "run", RR, [1.0, 0.0], length=length)
+    command = [sys.executable, "-m", "rr_bench.report"]
+    frozen = tmp_path / "frozen"
+    done = subprocess.run(
+        [*command, "freeze", str(tmp_path / "run"), str(frozen)], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    write_report(tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        if path.suffix in (".csv", ".md", ".png"):
+            twin = frozen / path.relative_to(tmp_path / "run")
+            assert twin.read_bytes() == path.read_bytes(), path.name
+    assert not (frozen / "cells").exists()
 
 
 def test_printed_table_can_be_limited_to_a_run(tmp_path: Path) -> None:
@@ -202,7 +283,7 @@ def test_report_needs_no_torch(tmp_path: Path) -> None:
 
 def test_report_of_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run has written"):
-        load_cells(tmp_path)
+        read_store(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "rr_bench.report", str(tmp_path)],
         cwd=ROOT,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from method.attention import SparsePrefill
 from rr_bench.config.schema import DataSettings, ModelSettings
 from rr_bench.run.run import run
+from rr_bench.run.session import Session
+from rr_bench.store.records import read_line, sample_line
 from tests.runs import errors, lines, reported, summary
 from tests.tiny import tiny_llama
 
@@ -40,14 +44,62 @@ def test_a_locked_cell_is_one_error_and_is_left_alone(make, capsys):
     settings = make(methods=["full"], samples=1)
     assert run(settings) == 0
     (folder,) = Path(settings.out).glob("cells/*")
-    lock = {"host": "elsewhere", "pid": 1, "started": None}
-    (folder / "LOCK").write_text(json.dumps(lock))
     settings.samples = 2
     capsys.readouterr()
-    assert run(settings) == 1
+    with FileLock(folder / "LOCK"):
+        assert run(settings) == 1
     (line,) = errors(capsys)
-    assert "held by process 1 on elsewhere" in line
+    assert "being written by another process" in line
     assert not (folder / "errors.jsonl").exists()
+
+
+def test_one_failing_sample_blocks_no_other(make, monkeypatch, capsys):
+    original = Session._score
+
+    def score(self, task, doc_id, doc):
+        if doc_id == 0 and not self.lm.prefill.method.dense:
+            raise ValueError("this row is broken")
+        return original(self, task, doc_id, doc)
+
+    settings = make(samples=3)
+    monkeypatch.setattr(Session, "_score", score)
+    for _ in range(2):
+        assert run(settings) == 1
+        (line,) = errors(capsys)
+        assert "this row is broken" in line
+        table = summary(settings).set_index("family")
+        assert table.loc["rr", ["n", "failed", "status"]].tolist() == [2, 1, "done"]
+    monkeypatch.undo()
+    assert run(settings) == 0
+    assert summary(settings).set_index("family").loc["rr", ["n", "failed"]].tolist() == [3, 0]
+
+
+def test_a_lost_device_ends_the_run_with_what_it_has(make, monkeypatch, capsys):
+    def score(self, task, doc_id, doc):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Session, "_score", score)
+    assert run(make(samples=2)) == 1
+    (line,) = errors(capsys)
+    assert "illegal memory access" in line
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "read-only"])
+def test_an_output_that_cannot_be_written_is_one_error(make, capsys, tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    out = {"file": "file", "below a file": "file/out", "read-only": "/proc/nowhere"}[kind]
+    assert run(make(out=str(tmp_path / out))) == 1
+    (line,) = errors(capsys)
+    assert "out=" in line and "choose a folder" in line
+
+
+def test_a_disk_that_is_full_is_one_error(make, monkeypatch, capsys):
+    def full(file, line):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rr_bench.store.cells.append_line", full)
+    assert run(make(samples=1, methods=["full"])) == 1
+    assert any("No space left" in line for line in errors(capsys))
 
 
 def test_a_comparison_that_is_refused_is_an_exit_status(make, capsys):
@@ -61,8 +113,8 @@ def test_a_changed_prompt_stops_the_cell(make, capsys):
     settings = make(methods=["full"], samples=1)
     assert run(settings) == 0
     (file,) = Path(settings.out).glob("cells/*/samples.jsonl")
-    record = json.loads(file.read_text())
-    file.write_text(json.dumps({**record, "prompt_sha": "0" * 64}) + "\n")
+    cell, record = read_line(file.read_text(), "samples.jsonl:1")
+    file.write_text(sample_line(replace(record, prompt_sha="0" * 64), cell) + "\n")
     settings.samples = 2
     assert run(settings) == 1
     (line,) = errors(capsys)

@@ -47,7 +47,7 @@ def test_an_array_of_slices_and_a_report_after_it(submit):
         *("slurm/array.sbatch", *settings),
     ]
     wanted = ["--parsable", "--dependency=afterany:7", "slurm/report.sbatch"]
-    assert report == [*wanted, "results/runs/helmet_recall"]
+    assert report == [*wanted, "results/runs/helmet_recall_a_b"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("0",), ("x",), ("2", "lenghts=[2048]")])

@@ -45,8 +45,8 @@ def test_metrics_leave_undefined_values_out(tmp_path):
     write_cell(tmp_path, FULL, [1.0, 0.5])
     write_cell(tmp_path, RR, [1.0, 0.25], density=0.4)
     metrics = cell_metrics(write_report(tmp_path).frame.to_dict("records"))
-    assert metrics["json_kv/4096/rr(tau=0.95, stride=8)/recovery"] == pytest.approx(100 * 1.25 / 1.5)
-    assert metrics["json_kv/4096/rr(tau=0.95, stride=8)/density"] == pytest.approx(40)
+    assert metrics["json_kv/4096/rr(tau=0.95)/recovery"] == pytest.approx(100 * 1.25 / 1.5)
+    assert metrics["json_kv/4096/rr(tau=0.95)/density"] == pytest.approx(40)
     assert metrics["json_kv/4096/full/n"] == 2
     assert "json_kv/4096/full/recovery" not in metrics
 
@@ -60,6 +60,6 @@ def test_offline_run_is_written_to_files(tmp_path, monkeypatch):
     folder = log_report(settings(tmp_path, "offline"), write_report(tmp_path))
     assert folder is not None and folder.is_relative_to(tmp_path)
     (stored,) = folder.glob("*.wandb")
-    assert b"rr(tau=0.95, stride=8)/recovery" in stored.read_bytes()
+    assert b"rr(tau=0.95)/recovery" in stored.read_bytes()
     names = {path.name.partition("_")[0] for path in folder.rglob("files/media/**/*.*")}
     assert {"summary", "recovery"} <= names

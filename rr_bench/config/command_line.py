@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from rr_bench import CONF
-from rr_bench.config.schema import ConfigError, known_keys, nearest
+from rr_bench.config.errors import ConfigError, nearest
+from rr_bench.config.schema import known_keys
 
 OVERRIDE = re.compile(
     r"(?P<sign>\+\+|\+|~)?(?P<key>[A-Za-z_][\w./-]*)(?:@[^=]*)?=(?P<value>.*)", re.DOTALL
@@ -18,9 +19,10 @@ WANDB_SHORT = {"true": "online", "false": "disabled"}
 def prepare(arguments: list[str], conf: Path = CONF) -> list[str]:
     """Rewrite and check the arguments of ``python -m rr_bench``.
 
-    ``model=<folder or hub id>`` becomes ``model=hf model.path=<...>`` and ``experiment=`` gets its
-    plus; ``wandb=true`` or ``wandb=offline`` becomes ``wandb.mode=<...>``. Every override must name
-    a setting of the schema, a config group or a ``hydra.`` key.
+    ``model=<folder, file or hub id>`` becomes ``model=hf model.path=<...> model.name=<its last part>``,
+    ``experiment=`` gets its plus, and ``wandb=true`` or ``wandb=offline`` becomes
+    ``wandb.mode=<...>``. Every override must name a setting of the schema, a config group or a
+    ``hydra.`` key.
 
     Args:
         arguments: ``sys.argv[1:]``.
@@ -38,7 +40,11 @@ def prepare(arguments: list[str], conf: Path = CONF) -> list[str]:
             continue
         key, value = match["key"], match["value"].strip("'\"")
         if key == "model" and value not in groups["model"] and "," not in value:
-            prepared += ["model=hf", f"model.path={_quote(value)}"]
+            prepared += [
+                "model=hf",
+                f"model.path={_quote(value)}",
+                f"model.name={_quote(_name(value))}",
+            ]
             continue
         if key == "wandb" and not value.startswith("{"):
             prepared.append(f"wandb.mode={WANDB_SHORT.get(value, value)}")
@@ -67,6 +73,12 @@ def _check(key: str, value: str, groups: dict[str, list[str]]) -> None:
     valid = {*known_keys(), *groups}
     if key not in valid:
         raise ConfigError(f"unknown setting {key!r}: {nearest(key, valid)}")
+
+
+def _name(path: str) -> str:
+    """A model's name in tables and folders: the last part of its path or hub id."""
+    name = Path(path.rstrip("/")).name or path
+    return re.sub(r"[^\w.-]+", "_", name.removesuffix(".gguf").removesuffix(".GGUF"))
 
 
 def _quote(value: str) -> str:

@@ -1,24 +1,34 @@
-"""What can be run: the methods in ``conf/method`` and the tasks in ``tasks``, read without imports.
+"""What can be run: the methods in ``conf/method`` and the tasks in ``tasks``.
 
-A method is one class and one YAML file whose ``_target_`` names the class; a task is one lm-eval
-YAML file. Neither torch nor lm-eval is needed to know their names, settings and versions.
+A method is one class and one YAML file whose ``_target_`` names the class; variants inherit through
+``defaults:``, as in every Hydra group. A task is one lm-eval YAML file.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from method.base import Method
 from rr_bench import CONF, ROOT, TASKS
-from rr_bench.config.schema import ConfigError, nearest
-from rr_bench.store.fingerprint import file_hash, module_file, source_closure
+from rr_bench.config.errors import ConfigError, nearest
+from rr_bench.store.fingerprint import file_hash
 from rr_bench.store.redact import stored_path
+from rr_bench.tasks.definitions import read_definition
+from rr_bench.tasks.sources import versions
 
 
 @dataclass(frozen=True)
@@ -27,22 +37,20 @@ class MethodSpec:
 
     Attributes:
         name: stem of its YAML file.
-        target: dotted name of the class.
+        cls: its class.
         params: constructor arguments.
-        label: name in tables: numbers always, other settings where they differ from the YAML.
-        dense: whether the class is the dense baseline.
+        label: name in tables, with its knob, and other settings where they differ from the YAML.
     """
 
     name: str
-    target: str
+    cls: type[Method]
     params: dict[str, Any]
     label: str
-    dense: bool
 
     @property
-    def module(self) -> str:
-        """Module of the class."""
-        return self.target.rpartition(".")[0]
+    def dense(self) -> bool:
+        """Whether it is the dense baseline."""
+        return self.cls.dense
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -59,23 +67,42 @@ class MethodSpec:
         }
 
     @property
-    def files(self) -> dict[str, str]:
-        """Hashes of the files that settings name: a pattern file counts by its content."""
-        return {key: file_hash(path) for key, path in self.paths.items()}
-
-    @property
     def recorded(self) -> dict[str, Any]:
         """The settings as records name them: paths without anything of this machine."""
         return self.params | {key: stored_path(path) for key, path in self.paths.items()}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other methods and settings.
+
+        A setting at its class's default is left out, so that one that is added later changes no
+        key; a file counts by its content, not by its name.
+        """
+        defaults = {name: item.default for name, item in signature(self.cls).parameters.items()}
+        params = {
+            key: value
+            for key, value in self.params.items()
+            if key not in self.paths and (key not in defaults or value != defaults[key])
+        }
+        files = {key: file_hash(path) for key, path in self.paths.items()}
+        return {"name": self.name, "params": params, "files": files}
+
+    def build(self, **changes: Any) -> Method:
+        """The method itself, with some settings changed."""
+        return self.cls(**{**self.params, **changes})
+
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One lm-eval task: its name, its version, and the hashes of the files that define it."""
+    """One lm-eval task: its name, and the versions of its definition, prompts and scorer."""
 
     name: str
-    version: int | float | str
-    sources: dict[str, str]
+    versions: dict[str, int]
+
+
+def method_names(conf: Path = CONF) -> list[str]:
+    """Names of all methods."""
+    return sorted(path.stem for path in (conf / "method").glob("*.yaml"))
 
 
 def expand_method(entry: Any, conf: Path = CONF) -> list[MethodSpec]:
@@ -93,37 +120,62 @@ def expand_method(entry: Any, conf: Path = CONF) -> list[MethodSpec]:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
         raise ConfigError(f"methods: {entry!r} is neither a name nor a mapping with a name")
     name = fields["name"]
-    known = [path.stem for path in (conf / "method").glob("*.yaml")]
+    known = method_names(conf)
     if name not in known:
         raise ConfigError(f"methods: unknown method {name!r}: {nearest(name, known)}")
-    defaults = _read_yaml(conf / "method" / f"{name}.yaml")
-    target = str(defaults.pop("_target_", ""))
+    defaults = dict(_method_config(name, conf))
+    cls = _method_class(name, str(defaults.pop("_target_", "")))
     given = {str(key): value for key, value in fields.items() if key != "name"}
-    for key in given:
+    for key, value in given.items():
         if key not in defaults:
             raise ConfigError(f"methods: {name} has no setting {key!r}: {nearest(key, defaults)}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            raise ConfigError(f"methods: {name}.{key}: _target_ belongs into conf/method alone")
     values = [
         value if isinstance(value, list) and not isinstance(defaults[key], list) else [value]
         for key, value in given.items()
     ]
-    dense = _is_dense(name, target)
     return [
-        _spec(name, target, defaults, dict(zip(given, chosen, strict=True)), dense)
-        for chosen in product(*values)
+        _spec(name, cls, defaults, dict(zip(given, chosen, strict=True))) for chosen in product(*values)
     ]
 
 
-def _spec(
-    name: str, target: str, defaults: dict[str, Any], chosen: dict[str, Any], dense: bool
-) -> MethodSpec:
+@cache
+def _method_config(name: str, conf: Path) -> Mapping[str, Any]:
+    """``conf/method/<name>.yaml`` with what it inherits."""
+    try:
+        if GlobalHydra.instance().is_initialized():
+            composed = compose(f"method/{name}")
+        else:
+            with initialize_config_dir(str(conf), version_base="1.3"):
+                composed = compose(f"method/{name}")
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"conf/method/{name}.yaml cannot be read: {error}") from error
+    found = plain.get("method") if isinstance(plain, dict) else None
+    if not isinstance(found, dict):
+        raise ConfigError(f"conf/method/{name}.yaml must be a mapping")
+    return {str(key): value for key, value in found.items()}
+
+
+def _method_class(name: str, target: str) -> type[Method]:
+    where = f"conf/method/{name}.yaml: _target_={target!r}"
+    module, _, cls = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), cls)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{where} is no class that can be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(f"{where} is no subclass of method.base.Method")
+    return found
+
+
+def _spec(name: str, cls: type[Method], defaults: dict[str, Any], chosen: dict[str, Any]) -> MethodSpec:
     params = {**defaults, **chosen}
-    shown = {
-        key: value
-        for key, value in params.items()
-        if value != defaults[key] or (isinstance(value, int | float) and not isinstance(value, bool))
-    }
+    knob = cls.knob.name if cls.knob is not None else None
+    shown = {key: value for key, value in params.items() if key == knob or value != defaults[key]}
     inside = ", ".join(f"{key}={_shown(value)}" for key, value in shown.items())
-    return MethodSpec(name, target, params, f"{name}({inside})" if inside else name, dense)
+    return MethodSpec(name, cls, params, f"{name}({inside})" if inside else name)
 
 
 def _shown(value: Any) -> Any:
@@ -132,88 +184,32 @@ def _shown(value: Any) -> Any:
     return Path(value).stem if named else value
 
 
-def _is_dense(name: str, target: str) -> bool:
-    """Read ``dense = True`` off the class in the method's source."""
-    module, _, cls = target.rpartition(".")
-    path = module_file(module, ROOT)
-    if path is None:
-        raise ConfigError(f"conf/method/{name}.yaml: _target_={target!r} is no class of this project")
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == cls:
-            return any(_sets_dense(line) for line in node.body)
-    raise ConfigError(f"conf/method/{name}.yaml: {path.name} defines no class {cls}")
-
-
-def _sets_dense(line: ast.stmt) -> bool:
-    if isinstance(line, ast.AnnAssign):
-        targets: list[ast.expr] = [line.target]
-    elif isinstance(line, ast.Assign):
-        targets = line.targets
-    else:
-        return False
-    named = any(isinstance(target, ast.Name) and target.id == "dense" for target in targets)
-    return named and isinstance(line.value, ast.Constant) and line.value.value is True
-
-
 def expand_task(name: str, root: Path = TASKS) -> list[TaskSpec]:
     """Turn one entry of ``tasks``, a task or a group of tasks, into task specs.
 
     Raises:
         ConfigError: no such task or group, with the nearest valid name.
     """
-    tasks: dict[str, Path] = {}
-    groups: dict[str, list[str]] = {}
-    for path in sorted(root.rglob("*.yaml")):
-        definition = _read_yaml(path)
-        if isinstance(definition.get("group"), str):
-            groups[definition["group"]] = list(definition["task"])
-        elif isinstance(definition.get("task"), str):
-            tasks[definition["task"]] = path
+    groups, tasks = _definitions(root)
     if name in groups:
         return [spec for member in groups[name] for spec in expand_task(member, root)]
     if name not in tasks:
         raise ConfigError(f"tasks: unknown task {name!r}: {nearest(name, [*tasks, *groups])}")
-    return [_task_spec(name, tasks[name])]
+    return [TaskSpec(name, versions(name))]
 
 
-def _task_spec(name: str, path: Path) -> TaskSpec:
-    """Follow a task's includes and functions to the files behind it."""
-    definition: dict[str, Any] = {}
-    files, pending = [], [path]
-    while pending:
-        file = pending.pop()
-        files.append(file)
-        part = _read_yaml(file)
-        included = part.pop("include", [])
-        pending += [
-            file.parent / item for item in ([included] if isinstance(included, str) else included)
-        ]
-        definition = {**part, **definition}
-    modules = {v.function.rpartition(".")[0] for v in definition.values() if isinstance(v, _Function)}
-    sources = {file.relative_to(ROOT).as_posix(): file_hash(file) for file in files}
-    version = (definition.get("metadata") or {}).get("version", 0)
-    return TaskSpec(name, version, sources | source_closure(sorted(modules)))
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A ``!function`` reference that is not followed."""
-
-    function: str
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML plus lm-eval's ``!function`` tag."""
-
-
-_Loader.add_constructor("!function", lambda loader, node: _Function(str(node.value)))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must be a mapping")
-    return content
+@cache
+def _definitions(root: Path) -> tuple[dict[str, list[str]], set[str]]:
+    """Members of all groups, and names of all tasks."""
+    groups: dict[str, list[str]] = {}
+    tasks: set[str] = set()
+    for path in sorted(root.rglob("*.yaml")):
+        try:
+            definition = read_definition(path)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if isinstance(definition.get("group"), str):
+            groups[definition["group"]] = list(definition["task"])
+        elif isinstance(definition.get("task"), str):
+            tasks.add(definition["task"])
+    return groups, tasks

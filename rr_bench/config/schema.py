@@ -1,24 +1,26 @@
-"""The settings of a run as a checked schema.
+"""Every setting of a run, declared once: default, help, and whether it is part of a cell's key.
 
-Hydra composes the YAML files; what comes out is compared with the dataclasses here, so that a
+Hydra composes the YAML files over the defaults declared here; what comes out is checked, so that a
 misspelt key or a wrong type fails before anything is loaded, with the nearest valid key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from method.attention import BACKENDS
 from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.latency import LatencySettings
 from rr_bench.config.latency import check as check_latency
 from rr_bench.tasks.settings import DataSettings
 
-BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search", "latency")
 WANDB_MODES = ("disabled", "offline", "online")
@@ -26,73 +28,143 @@ KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
 
 
+def setting(default: Any, help: str, *, key: bool = False) -> Any:
+    """A field of the schema.
+
+    Args:
+        default: its value where nothing sets it; :data:`omegaconf.MISSING` asks for one.
+        help: what it does, for ``--help``.
+        key: whether it can change a cell's numbers, and so is part of what identifies them.
+    """
+    metadata = {"help": help, "key": key}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class ModelSettings:
-    """Group ``model``.
+    """Group ``model``: the files of ``conf/model``, or ``model=<folder, .gguf file or hub id>``."""
 
-    Attributes:
-        path: checkpoint folder, or hub id.
-        name: name in tables; default: the folder's name.
-        trust_remote_code: run model code that comes with the checkpoint.
-        allow_extrapolation: run lengths beyond the model's positions.
-        rope: RoPE settings laid over the checkpoint's own, such as YaRN's; ``None`` changes nothing.
-    """
-
-    path: str = MISSING
-    name: str | None = None
-    trust_remote_code: bool = False
-    allow_extrapolation: bool = False
-    rope: Any = None
+    path: str = setting(MISSING, "checkpoint folder, .gguf file, or hub id", key=True)
+    name: str | None = setting(None, "name in tables; null: the folder's or file's")
+    trust_remote_code: bool = setting(False, "run model code that comes with the checkpoint", key=True)
+    allow_extrapolation: bool = setting(False, "run lengths beyond the model's positions")
+    rope: Any = setting(
+        None, "RoPE settings laid over the checkpoint's own, such as YaRN's (qwen25_7b_yarn)", key=True
+    )
 
 
 @dataclass
 class WandbSettings:
-    """Group ``wandb``: optional logging to Weights & Biases.
+    """Group ``wandb``: optional logging to Weights & Biases."""
 
-    Attributes:
-        mode: disabled, offline (files only, no network) or online.
-        project: project that the run is filed under.
-    """
-
-    mode: str = "disabled"
-    project: str = "rr_bench"
+    mode: str = setting("disabled", "disabled, offline (files only) or online (needs an account)")
+    project: str = setting("rr_bench", "project that the run is filed under")
 
 
 @dataclass
 class RunSettings:
-    """Everything one run needs; ``conf/config.yaml`` explains each key."""
+    """Everything one run needs."""
 
-    out: str = MISSING
-    model: ModelSettings = field(default_factory=ModelSettings)
-    methods: list[Any] = MISSING
-    tasks: list[str] = MISSING
-    lengths: list[int] = MISSING
-    samples: int = MISSING
-    keep: Any = "paper"
-    backend: str = "auto"
-    dense_below: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    seed: int = 42
-    newline_stop: Any = "auto"
-    data: DataSettings = field(default_factory=DataSettings)
-    verb: str = "run"
-    target_density: float | None = None
-    slice: str | None = None
-    wandb: WandbSettings = field(default_factory=WandbSettings)
-    latency: LatencySettings = field(default_factory=LatencySettings)
-    dry_run: bool = False
+    out: str = setting(MISSING, "folder of the results; finished samples found there are kept")
+    model: ModelSettings = setting(ModelSettings, "")
+    methods: list[Any] = setting(
+        MISSING,
+        "names from conf/method, or {name: .., <setting>: <value or list>}; lists make a grid",
+        key=True,
+    )
+    tasks: list[str] = setting(MISSING, "tasks or groups of tasks from tasks/", key=True)
+    lengths: list[int] = setting(MISSING, "tokens of prompt and answer together", key=True)
+    samples: int = setting(MISSING, "samples per cell; the first n are the same for every n")
+    keep: Any = setting(
+        "paper",
+        "blocks that are always computed: paper (each method's own), equal (the same for all), none, "
+        "or {sink: .., diagonal: .., last_row: ..}",
+        key=True,
+    )
+    backend: str = setting(
+        "auto",
+        "kernel of the sparse executor: auto (hopper on capability 9.0, triton on other GPUs, torch "
+        "on a CPU), hopper, triton, torch, reference",
+        key=True,
+    )
+    dense_below: int = setting(
+        0, "prompts of fewer tokens run dense under every method; 0: never", key=True
+    )
+    dtype: str = setting(
+        "auto",
+        "auto (the checkpoint's on a GPU, float32 on a CPU), float32, bfloat16, float16",
+        key=True,
+    )
+    device: str = setting("auto", "auto, cpu or cuda; CUDA_VISIBLE_DEVICES picks one GPU", key=True)
+    seed: int = setting(42, "seed of the task data", key=True)
+    newline_stop: Any = setting(
+        "auto",
+        "end generation at a newline token: auto (for RAG, ICL and re-ranking, as the RRAttention "
+        "authors ran HELMET), true, or false (as HELMET's own numbers were made)",
+        key=True,
+    )
+    data: DataSettings = setting(DataSettings, "")
+    verb: str = setting(
+        "run",
+        "run; calibrate (settings for target_density); search (MInference's patterns of a model); "
+        "latency (time kernels and prefills)",
+    )
+    target_density: float | None = setting(None, "density that verb=calibrate aims at, 0 to 1")
+    slice: str | None = setting(None, "run only part i of n of the cells: i/n, such as 2/8")
+    wandb: WandbSettings = setting(WandbSettings, "")
+    latency: LatencySettings = setting(LatencySettings, "")
+    dry_run: bool = setting(False, "print the plan and stop")
 
 
-def known_keys(schema: type = RunSettings, prefix: str = "") -> list[str]:
-    """All keys of the schema in dotted form, nested ones included."""
-    keys = []
+@dataclass(frozen=True)
+class Declared:
+    """One declared setting.
+
+    Attributes:
+        name: dotted name.
+        default: its default; :data:`omegaconf.MISSING` where one has to be given.
+        help: what it does.
+        key: whether it is part of what identifies a cell's numbers.
+    """
+
+    name: str
+    default: Any
+    help: str
+    key: bool
+
+
+def declared(schema: type = RunSettings, prefix: str = "") -> Iterator[Declared]:
+    """Every setting of the schema, nested ones in dotted form."""
     for item in fields(schema):
-        keys.append(prefix + item.name)
         nested = item.default_factory
         if isinstance(nested, type) and is_dataclass(nested):
-            keys += known_keys(nested, f"{prefix}{item.name}.")
-    return keys
+            yield from declared(nested, f"{prefix}{item.name}.")
+            continue
+        default = nested() if nested is not NO_DEFAULT else item.default
+        metadata = item.metadata
+        yield Declared(
+            prefix + item.name, default, str(metadata.get("help", "")), bool(metadata.get("key"))
+        )
+
+
+def known_keys() -> list[str]:
+    """All keys of the schema in dotted form, the groups themselves included."""
+    names = [item.name for item in declared()]
+    return sorted({*names, *(name.partition(".")[0] for name in names)})
+
+
+def register() -> None:
+    """Let ``conf/config.yaml`` compose over the defaults here, as Hydra's config ``schema``."""
+    ConfigStore.instance().store("schema", defaults())
+
+
+def defaults() -> dict[str, Any]:
+    """The schema's defaults as nested plain values, for Hydra to compose over."""
+    plain = OmegaConf.to_container(OmegaConf.structured(RunSettings))
+    assert isinstance(plain, dict)
+    return {str(name): value for name, value in plain.items()}
 
 
 def read_settings(config: DictConfig | Mapping[str, Any]) -> RunSettings:

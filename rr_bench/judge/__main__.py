@@ -18,10 +18,10 @@ from rr_bench.judge.cache import ReplyCache
 from rr_bench.judge.cells import Values, judge_cell, write_judged
 from rr_bench.judge.gpt import TEMPERATURE, Endpoint
 from rr_bench.judge.nli import Entailment
-from rr_bench.store.cells import cell_folders, read_cell
 from rr_bench.store.jsonl import StoreError
+from rr_bench.store.reading import cell_folders, read_cell
 from rr_bench.store.records import RecordError
-from rr_bench.tasks.datasets.niah import split_sentences
+from rr_bench.tasks.niah import split_sentences
 from rr_bench.tasks.settings import DataSettings
 
 GPT = "gpt-4o-2024-05-13"

@@ -10,12 +10,12 @@ from typing import Any
 from rr_bench.judge import autoais, material
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
 from rr_bench.judge.nli import Entailment
-from rr_bench.store.cells import Cell
 from rr_bench.store.jsonl import read_json, write_whole
+from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.files.jsonl import helmet_root
+from rr_bench.tasks.helmet_files import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.metrics.answers import after_thoughts, parse
+from rr_bench.tasks.metrics import after_thoughts, parse
 from rr_bench.tasks.settings import DataSettings
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
@@ -27,22 +27,21 @@ Values = dict[str, dict[str, float | None]]
 that states nothing, or a judge's reply that cannot be used."""
 
 
-def outputs(cell: Cell) -> dict[int, SampleRecord]:
+def outputs(cell: StoredCell) -> dict[int, SampleRecord]:
     """Scored samples by row number; the text of each begins with the lead-in unless chat was used."""
     if cell.data is None or "chat" not in cell.data:
         raise ValueError(f"{cell.info.label}: data.json is missing, so the prompt's form is unknown")
     return {int(one.uid.rpartition("-")[2]): one for one in cell.samples if one.error is None}
 
 
-def whole(cell: Cell, sample: SampleRecord) -> str:
+def whole(cell: StoredCell, sample: SampleRecord) -> str:
     """An output as HELMET's parsing sees it."""
-    data = cell.data or {}
-    text = ("" if data.get("chat") else LEADS.get(cell.info.task, "Answer:")) + sample.output
-    return after_thoughts(text) if data.get("thinking") else text
+    chat = bool(cell.data and cell.data["chat"])
+    return ("" if chat else LEADS.get(cell.info.task, "Answer:")) + after_thoughts(sample.output)
 
 
 def judge_citations(
-    cell: Cell, data: DataSettings, judge: Entailment, sentences: Callable[[str], Sequence[str]]
+    cell: StoredCell, data: DataSettings, judge: Entailment, sentences: Callable[[str], Sequence[str]]
 ) -> Values:
     """Citation recall and precision of an ALCE cell."""
     name, samples = cell.info.task, outputs(cell)
@@ -62,7 +61,7 @@ def judge_citations(
     return values
 
 
-def judge_answers(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
+def judge_answers(cell: StoredCell, data: DataSettings, judge: Endpoint) -> Values:
     """GPT score of a NarrativeQA cell; where a reply is unusable, the next run asks again."""
     samples = outputs(cell)
     path = helmet_root(cell.info.task, data) / "scripts" / "eval_gpt4_longqa.py"
@@ -77,7 +76,7 @@ def judge_answers(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
     return {"gpt-4-score": values}
 
 
-def judge_summaries(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
+def judge_summaries(cell: StoredCell, data: DataSettings, judge: Endpoint) -> Values:
     """GPT F1 of a summary cell; where a reply is unusable, the next run asks again."""
     name, samples = cell.info.task, outputs(cell)
     names = {kind: f"{kind}_prompt{BOOK[name]}" for kind in KINDS}
@@ -103,7 +102,7 @@ def judge_summaries(cell: Cell, data: DataSettings, judge: Endpoint) -> Values:
 
 
 def judge_cell(
-    cell: Cell,
+    cell: StoredCell,
     data: DataSettings,
     nli: Entailment | None,
     gpt: Endpoint | None,

@@ -18,21 +18,22 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from method import attention
+from rr_bench.config.errors import ConfigError
 from rr_bench.config.latency import Geometry, read_geometry
 from rr_bench.config.registry import MethodSpec, expand_method
-from rr_bench.config.schema import ConfigError, RunSettings
+from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import versions
 from rr_bench.latency.gate import Gate
 from rr_bench.latency.inputs import Captured, Inputs, Shape, random_inputs
 from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, selection_rows
 from rr_bench.latency.prefills import Forward, both_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
-from rr_bench.plan.cells import ModelFacts, model_facts
+from rr_bench.plan.cells import ModelFacts, keep_policy, model_facts
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.model_facts import CheckpointError, Device
 from rr_bench.report import write_report
-from rr_bench.run.run import INTERRUPTED, Console
-from rr_bench.run.session import build_method, keep_policy
+from rr_bench.run.console import Console
+from rr_bench.run.run import INTERRUPTED
 from rr_bench.store.environment import environment
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.latency_table import FAILED, MISSING, TIME_LIMIT, Row, Table, group_name
@@ -203,8 +204,7 @@ class Experiment:
             "group": group.name,
             "model": model.fingerprint if isinstance(model, ModelFacts) else str(model),
             "methods": [
-                [entry.spec.target, entry.method.version, entry.spec.recorded, entry.spec.files]
-                for entry in self._entries(group.level)
+                [entry.spec.identity, entry.method.version] for entry in self._entries(group.level)
             ],
             "latency": {name: getattr(settings.latency, name) for name in efforts},
             "executor": [attention.VERSION, settings.keep, settings.backend, settings.dense_below],
@@ -266,8 +266,7 @@ class Experiment:
 
 
 def _entry(spec: MethodSpec, keep: Any) -> Entry:
-    method = build_method(spec.target, spec.params)
-    return Entry(spec, method, keep_policy(keep, method))
+    return Entry(spec, spec.build(), keep_policy(keep, spec))
 
 
 def _dtype(setting: str, device: Device) -> torch.dtype:

@@ -1,29 +1,33 @@
 """From settings to cells: which method on which task at which length, and what identifies each.
 
-A cell's settings hold everything that can change its numbers; their hash is its key in the store.
-Nothing heavy is imported here, so a run that has nothing left to do notices at once.
+A cell's key is a hash of its settings: everything that can change its numbers, and the versions of
+the code that computes them. A version is a small whole number, raised by hand when results change;
+golden tests notice when that was forgotten. What else explains a number later, package versions and
+the hash of the source among them, is kept beside it as the environment.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from method.attention import VERSION as EXECUTOR_VERSION
+from method.attention import backend_for
+from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
+from rr_bench.config.errors import ConfigError
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
-from rr_bench.config.schema import ConfigError, RunSettings, parse_slice
+from rr_bench.config.schema import RunSettings, parse_slice
 from rr_bench.plan.device import resolve_device
-from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import HUB_ID, Device, read_config, resolve_dtype, resolve_path
-from rr_bench.store.environment import package_versions
-from rr_bench.store.fingerprint import model_fingerprint, source_closure
+from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
 from rr_bench.tasks.sources import identity, newline_stop
 
-EXECUTOR = ("method.attention", "rr_bench.model.hook", "rr_bench.model.lm", "rr_bench.model.loading")
-VERSIONED = ("torch", "triton", "transformers", "tokenizers")
+MODEL_VERSION = 1
+"""Of :mod:`rr_bench.model`, how a prompt is prefilled, decoded and scored; raise it when results
+change. It stands here because a plan is made before that package is needed."""
 
 Spec = TypeVar("Spec")
 
@@ -61,7 +65,7 @@ class Cell:
         length: nominal length in tokens.
         settings: what the key hashes.
         model: the model it runs on.
-        keep: the setting ``keep`` as given; ``None`` for the dense baseline.
+        keep: the always-kept blocks.
     """
 
     method: MethodSpec
@@ -69,40 +73,24 @@ class Cell:
     length: int
     settings: dict[str, Any]
     model: ModelFacts
-    keep: Any
+    keep: KeepPolicy
 
     @property
     def label(self) -> str:
         """Readable name of the cell."""
         return f"{self.model.name} {self.task.name} {self.length} {self.method.label}"
 
-    def info(self, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
-        """The cell's description in the store.
-
-        Args:
-            switches: the keep policy's switches, once the method class is loaded and they are known.
-        """
-        name = "none" if self.keep is None else self.keep if isinstance(self.keep, str) else "custom"
+    @property
+    def info(self) -> dict[str, Any]:
+        """The cell's description in the store, beside key, label and settings."""
         return {
-            "model": {
-                "name": self.model.name,
-                "path": self.model.stored,
-                "dtype": self.model.dtype,
-                "fingerprint": self.model.fingerprint,
-            },
+            "model": {"name": self.model.name, "path": self.model.stored},
             "method": {
                 "name": self.method.name,
                 "label": self.method.label,
                 "params": self.method.recorded,
                 "dense": self.method.dense,
-                "keep": {"name": name, **(switches or {})},
             },
-            "task": self.task.name,
-            "task_version": self.task.version,
-            "length": self.length,
-            "seed": self.settings["seed"],
-            "source": self.settings["data"]["source"],
-            "sources": self.settings["sources"],
         }
 
 
@@ -126,24 +114,26 @@ def make_plan(settings: RunSettings) -> Plan:
 
     Raises:
         CheckpointError: the model cannot be found, or device or dtype do not fit.
+        ConfigError: a method or task is listed twice.
     """
     plan = Plan(model_facts(settings))
     methods = _expand(settings.methods, expand_method, plan.problems)
     tasks = _expand(settings.tasks, expand_task, plan.problems)
-    _check_distinct(methods, "methods", lambda spec: spec.label)
+    _check_distinct(methods, "methods", lambda spec: f"{spec.label} {spec.identity}")
     _check_distinct(tasks, "tasks", lambda spec: spec.name)
-    executor = source_closure(EXECUTOR)
     methods.sort(key=lambda spec: not spec.dense)
+    of_method = [_method_settings(settings, plan.model, method) for method in methods]
+    of_run = _run_settings(settings, plan.model)
     for length in sorted(settings.lengths):
         for task in tasks:
             try:
-                data = identity(task.name, length, settings.data)
+                of_task = _task_settings(settings, task, length)
             except (ValueError, OSError) as error:
                 plan.problems.append(f"{task.name} at lengths={length}: {error}")
                 continue
-            for method in methods:
-                sources = {**executor, **source_closure([method.module]), **task.sources}
-                plan.cells.append(_cell(settings, plan.model, method, task, length, data, sources))
+            for method, (keep, own) in zip(methods, of_method, strict=True):
+                identity = _merged(of_run, of_task, own)
+                plan.cells.append(Cell(method, task, length, identity, plan.model, keep))
     if settings.slice is not None:
         # Every n-th cell, so that each slice gets its share of the long lengths.
         index, count = parse_slice(settings.slice)
@@ -154,17 +144,20 @@ def make_plan(settings: RunSettings) -> Plan:
 def model_facts(settings: RunSettings) -> ModelFacts:
     """Find the model and resolve dtype and device without loading anything."""
     path = resolve_path(settings.model.path)
-    rope = settings.model.rope
-    config = read_config(path, rope)
+    config = read_config(path, settings.model.rope)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
-    file = origin(path)
-    fingerprint = model_fingerprint(path) if file is None else file.sha256
-    if rope is not None:
-        fingerprint += f"+rope:{json.dumps(rope, sort_keys=True)}"
+    fingerprint = model_fingerprint(path)
     name, stored = _model_names(settings.model.path, path, fingerprint)
-    name = settings.model.name or name
-    return ModelFacts(name, path, stored, config, fingerprint, dtype, device)
+    return ModelFacts(settings.model.name or name, path, stored, config, fingerprint, dtype, device)
+
+
+def keep_policy(setting: Any, method: MethodSpec) -> KeepPolicy:
+    """The always-kept blocks that ``keep`` means for a method; the dense baseline needs none."""
+    if method.dense:
+        return NO_KEEP
+    named = {"paper": method.cls.paper_keep, "equal": EQUAL_KEEP, "none": NO_KEEP}
+    return named[setting] if isinstance(setting, str) else KeepPolicy(**setting)
 
 
 def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
@@ -173,8 +166,6 @@ def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
     """
     if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
         return given.rpartition("/")[2], given
-    if (file := origin(path)) is not None:
-        return Path(file.file).stem, f"{file.file}@{fingerprint[:12]}"
     stored = stored_path(path)
     return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"
 
@@ -198,31 +189,56 @@ def _check_distinct(specs: list[Spec], setting: str, name: Callable[[Spec], str]
         raise ConfigError(f"{setting} lists {', '.join(twice)} more than once")
 
 
-def _cell(
-    settings: RunSettings,
-    model: ModelFacts,
-    method: MethodSpec,
-    task: TaskSpec,
-    length: int,
-    data: dict[str, Any],
-    sources: dict[str, str],
-) -> Cell:
-    keep = None if method.dense else settings.keep
-    identity = {
+def _run_settings(settings: RunSettings, model: ModelFacts) -> dict[str, Any]:
+    """The part of the key that all cells of a run share."""
+    device = model.device
+    return {
         "model": model.fingerprint,
+        "rope": settings.model.rope,
+        "trust_remote_code": settings.model.trust_remote_code,
         "dtype": model.dtype,
-        "device": model.device.name,
-        "method": {"target": method.target, "params": method.recorded, "files": method.files},
-        "keep": keep,
-        "backend": settings.backend,
-        "dense_below": 0 if method.dense else settings.dense_below,
-        "task": task.name,
-        "task_version": task.version,
-        "length": length,
+        "device": device.kind if device.capability is None else f"{device.kind} {device.capability}",
         "seed": settings.seed,
-        "data": data,
-        "newline_stop": newline_stop(task.name, settings.newline_stop, thinking=settings.data.thinking),
-        "versions": package_versions(*VERSIONED),
-        "sources": dict(sorted(sources.items())),
+        "versions": {"executor": EXECUTOR_VERSION, "model": MODEL_VERSION},
     }
-    return Cell(method, task, length, identity, model, keep)
+
+
+def _task_settings(settings: RunSettings, task: TaskSpec, length: int) -> dict[str, Any]:
+    """The part of the key that a task at one length decides."""
+    return {
+        "task": task.name,
+        "length": length,
+        "newline_stop": newline_stop(task.name, settings.newline_stop),
+        "data": identity(task.name, length, settings.data),
+        "versions": task.versions,
+    }
+
+
+def _method_settings(
+    settings: RunSettings, model: ModelFacts, method: MethodSpec
+) -> tuple[KeepPolicy, dict[str, Any]]:
+    """The always-kept blocks, and the part of the key that a method decides."""
+    keep = keep_policy(settings.keep, method)
+    backend = backend_for(settings.backend, model.device.kind, model.device.capability, model.dtype)
+    return keep, {
+        "method": method.identity,
+        "keep": None if method.dense else dict(vars(keep)),
+        "backend": None if method.dense else backend,
+        "dense_below": 0 if method.dense else settings.dense_below,
+        "versions": {"method": method.cls.version},
+    }
+
+
+_OPTIONAL = {"rope": None, "trust_remote_code": False, "dense_below": 0}
+"""Settings that a key leaves out at their defaults, so that ones added later change no key."""
+
+
+def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One cell's settings: the parts put together, those at an optional default left out."""
+    merged: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    for part in parts:
+        merged |= part
+        versions |= part.get("versions", {})
+    kept = {name: value for name, value in merged.items() if value != _OPTIONAL.get(name, ...)}
+    return kept | {"versions": versions}

@@ -1,51 +1,22 @@
-"""What a run will cost before it starts: prompts, tokens, and GPU hours where they can be known.
+"""What a run will cost before it starts: prompts, tokens, and hours where the store can tell.
 
-Seconds come from measurements only: samples that a store already holds for the same model, device,
-method and length, else the whole prefills of a latency table (``latency.csv`` of the latency
-experiment) for the model's shape. Without either the hours are unknown, never guessed; a missing
-length is scaled from the nearest measured one and marked.
+Seconds come from the store's own samples of the same model, method and length. What was not measured
+yet is not guessed.
 """
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from rr_bench import ROOT
 from rr_bench.plan.cells import Cell
-from rr_bench.store.cells import StoreError, cell_folders, read_cell
-from rr_bench.store.records import RecordError
+from rr_bench.store.reading import is_store, read_store
 from rr_bench.tasks.helmet_table import DATASETS
 
-RESULTS = ROOT / "results"
-LATENCY = ("latency*/latency.csv", "runs/latency*/latency.csv")
-"""Where the tables of the latency experiment lie, in ``results``."""
-
-Times = Mapping[tuple[str, str], Mapping[int, float]]
-"""(device, method label or name) to length to seconds of one prompt."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A run's work.
-
-    Attributes:
-        prompts: samples left to score.
-        tokens: nominal tokens of them, prompt and answer.
-        hours: device hours of the prompts with a known time.
-        unknown: prompts without one.
-        scaled: prompts whose time was scaled from another length.
-    """
-
-    prompts: int
-    tokens: int
-    hours: float
-    unknown: int
-    scaled: int
+Point = tuple[str, str, int]
+"""Fingerprint of the model, method label, length."""
 
 
 def wanted_rows(cell: Cell, samples: int) -> int:
@@ -54,104 +25,30 @@ def wanted_rows(cell: Cell, samples: int) -> int:
     return min(samples, DATASETS[cell.task.name].rows) if official else samples
 
 
-def estimate(work: Sequence[tuple[Cell, int]], times: Times) -> Cost:
-    """Add up cells with samples left.
-
-    Args:
-        work: cells and their samples left.
-        times: measured seconds.
-    """
-    prompts = tokens = unknown = scaled = 0
-    seconds = 0.0
-    for cell, count in work:
-        prompts += count
-        tokens += count * cell.length
-        device = cell.model.device.name
-        measured = times.get((device, cell.method.label)) or times.get((device, cell.method.name))
-        if not measured:
-            unknown += count
-            continue
-        scaled += 0 if cell.length in measured else count
-        seconds += count * seconds_at(cell.length, measured)
-    return Cost(prompts, tokens, seconds / 3600, unknown, scaled)
-
-
-def seconds_at(length: int, measured: Mapping[int, float]) -> float:
-    """Seconds of one prompt; of the nearest measured length, scaled with the square of the ratio
-    upwards and in proportion downwards, so never too low.
-    """
-    nearest = min(measured, key=lambda one: abs(one - length))
-    ratio = length / nearest
-    return measured[nearest] * (ratio**2 if ratio > 1 else ratio)
-
-
-def stored_times(out: str | Path, model: str) -> dict[tuple[str, str], dict[int, float]]:
-    """Median seconds of a sample, prefill and decode, of the cells a store holds for a model."""
-    try:
-        folders = cell_folders(out)
-    except StoreError:
-        return {}
-    found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for folder in folders:
-        try:
-            cell = read_cell(folder)
-        except (RecordError, StoreError, OSError):
-            continue  # the report names unreadable cells
-        if cell.info.model["name"] != model:
-            continue
-        key = str(cell.env.get("device", "")), cell.info.method["label"]
-        found[key][cell.info.length] += [
+def measured_seconds(out: str | Path) -> dict[Point, float]:
+    """Median seconds of a sample, prefill and decode, of what a store holds."""
+    found: dict[Point, list[float]] = defaultdict(list)
+    cells = read_store(out)[0] if is_store(out) else []
+    for cell in cells:
+        point = str(cell.info.settings["model"]), cell.info.method["label"], cell.info.length
+        found[point] += [
             sample.prefill_s + (sample.decode_s or 0.0)
             for sample in cell.samples
             if sample.prefill_s is not None
         ]
-    return {
-        key: {length: median(values) for length, values in lengths.items() if values}
-        for key, lengths in found.items()
-    }
+    return {point: median(seconds) for point, seconds in found.items() if seconds}
 
 
-def table_times(model: str, results: Path = RESULTS) -> dict[tuple[str, str], dict[int, float]]:
-    """Seconds of a prefill from latency tables; those of the fastest back end.
-
-    Sparse prefills are timed there at one density, which is not what every prompt will need.
-
-    Args:
-        model: the model's name. Its shape's name has to begin it, punctuation and case aside:
-            ``llama31_8b`` stands for ``Llama-3.1-8B-Instruct``.
-        results: folder of the tables.
-    """
-    found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for path in sorted(path for pattern in LATENCY for path in results.glob(pattern)):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                timed = row["level"] == "prefill" and row["median_ms"]
-                if timed and _plain(model).startswith(_plain(row["model"])):
-                    times = found[row["device"], row["method"]]
-                    length, seconds = int(row["length"]), float(row["median_ms"]) / 1e3
-                    times[length] = min(seconds, times.get(length, seconds))
-    return dict(found)
-
-
-def _plain(name: str) -> str:
-    """A name's letters and digits, in lower case."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def known_times(out: str | Path, model: str) -> Times:
-    """Measured seconds; a store's own samples before a table's."""
-    return {**table_times(model), **stored_times(out, model)}
-
-
-def describe(cost: Cost) -> str:
-    """The estimate in one line."""
-    line = f"estimate: {cost.prompts:,} prompts, {cost.tokens / 1e6:,.1f} M tokens"
-    if cost.unknown == cost.prompts:
-        return f"{line}; device hours unknown (nothing measured for this model and device yet)"
-    line += f", {cost.hours:,.1f} device hours"
-    parts: Iterable[str] = [
-        f"{cost.unknown:,} prompts of unmeasured methods not counted" if cost.unknown else "",
-        f"{cost.scaled:,} scaled from another length" if cost.scaled else "",
-    ]
-    remarks = "; ".join(part for part in parts if part)
-    return f"{line} ({remarks})" if remarks else line
+def cost_line(work: Sequence[tuple[Cell, int]], out: str | Path) -> str:
+    """The estimate for cells with samples left, in one line."""
+    known = measured_seconds(out)
+    points = [((c.model.fingerprint, c.method.label, c.length), c.length, n) for c, n in work]
+    prompts = sum(count for *_, count in points)
+    tokens = sum(length * count for _, length, count in points)
+    line = f"estimate: {prompts:,} prompts, {tokens / 1e6:,.1f} M tokens"
+    unknown = sum(count for point, _, count in points if point not in known)
+    hours = sum(known.get(point, 0.0) * count for point, _, count in points) / 3600
+    if unknown == prompts:
+        return f"{line}; hours unknown until some are measured"
+    rest = f", {unknown:,} prompts of unmeasured cells not counted" if unknown else ""
+    return f"{line}, {hours:,.2f} hours{rest}"

@@ -16,10 +16,10 @@ from rr_bench.report.figures import write_figures
 from rr_bench.report.helmet import write_helmet
 from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import write_latency_figures
-from rr_bench.report.load import load_cells
 from rr_bench.report.render import select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.store.jsonl import StoreError
+from rr_bench.store.reading import is_store, read_store
 
 
 class Report(NamedTuple):
@@ -50,9 +50,9 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
     """
     folder = Path(out)
     latency = _latency_report(folder)
-    if latency is not None and not (folder / "cells").is_dir():
+    if latency is not None and not is_store(folder):
         return latency
-    cells, unreadable = load_cells(folder)
+    cells, unreadable = read_store(folder)
     summary = summarise(cells, unreadable)
     paths = [folder / "summary.csv", folder / "summary.md"]
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):

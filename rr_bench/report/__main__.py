@@ -1,35 +1,65 @@
-"""Rebuild tables and figures of stores and latency runs: ``python -m rr_bench.report <out> ...``."""
+"""Rebuild tables and figures of stores and latency runs, or freeze a finished store.
+
+``python -m rr_bench.report <out> ...``
+``python -m rr_bench.report freeze <run> <folder>``
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from rr_bench.report import write_report
+from rr_bench.store.freeze import freeze
 from rr_bench.store.jsonl import StoreError
+from rr_bench.store.terminal import tolerant_output
 
 
 def main() -> int:
     """Print the table and the files; status 1 if a cell or a comparison had to be left out."""
-    parser = argparse.ArgumentParser(prog="python -m rr_bench.report", description=__doc__)
-    parser.add_argument(
-        "out", nargs="+", help="folder with cells/ or latency.csv, as given to a run as out="
+    tolerant_output()
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["freeze"] and not Path("freeze").is_dir():
+        return _freeze(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m rr_bench.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    failed = False
-    for out in parser.parse_args().out:
-        try:
-            report = write_report(out)
-        except StoreError as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed = True
-            continue
-        if report.table:
-            print(report.table)
-        print("\n".join(f"wrote {path}" for path in report.paths))
-        for problem in report.problems:
-            print(f"problem: {problem}", file=sys.stderr)
-        failed |= bool(report.problems)
-    return int(failed)
+    parser.add_argument("out", nargs="+", help="folder of a store or of a latency run: a run's out=")
+    # No short-circuit: every folder is reported.
+    return max([_report(out) for out in parser.parse_args().out])
+
+
+def _freeze(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m rr_bench.report freeze",
+        description="Write a store as cells.jsonl and samples.jsonl.gz, with its tables and figures.",
+    )
+    parser.add_argument("run", help="folder of the store")
+    parser.add_argument("folder", help="folder of the frozen one")
+    given = parser.parse_args(arguments)
+    try:
+        print("\n".join(f"wrote {path}" for path in freeze(given.run, given.folder)))
+    except (StoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return _report(given.folder)
+
+
+def _report(out: str) -> int:
+    try:
+        report = write_report(out)
+    except (StoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if report.table:
+        print(report.table)
+    print("\n".join(f"wrote {path}" for path in report.paths))
+    for problem in report.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return int(bool(report.problems))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from rr_bench.report.load import method_of, natural, setup
+from rr_bench.report.identity import Identity
+from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
-from rr_bench.store.cells import Cell
+from rr_bench.store.reading import StoredCell
 from rr_bench.tasks.helmet_table import (
     DATASETS,
     HELMET_COLUMNS,
@@ -26,9 +26,10 @@ from rr_bench.tasks.helmet_table import (
 )
 
 AVERAGES = (Column("Avg. (RR)", ()), Column("Avg. (HELMET)", ()))
-SETUP = ("model", "dtype", "device", "seed", "method", "keep")
+SETUP = ("setup", "method")
 COLUMNS = (
     *SETUP,
+    "model",
     "length",
     "column",
     "value",
@@ -64,22 +65,22 @@ class Value:
         return f"{self.have}/{self.of}" if self.value is None else f"{self.value:.1f}"
 
 
-def applies(cells: Iterable[Cell]) -> bool:
+def applies(cells: Iterable[StoredCell]) -> bool:
     """Whether a store holds anything of HELMET's."""
     return any(cell.info.source == "helmet" and cell.info.task in DATASETS for cell in cells)
 
 
-def points(cells: Sequence[Cell]) -> dict[Point, float]:
+def points(cells: Sequence[StoredCell]) -> dict[Point, float]:
     """(dataset, metric) to percent, of the complete cells of one method at one length."""
     found: dict[Point, float] = {}
     for cell in cells:
-        scored = {sample.uid: sample.score for sample in cell.samples if sample.score is not None}
-        if cell.done is None or not scored or cell.info.task not in DATASETS:
+        scores = [sample.score or 0.0 for sample in cell.scored.values()]
+        if cell.done is None or not scores or cell.info.task not in DATASETS:
             continue
         dataset = DATASETS[cell.info.task]
-        found[dataset.name, dataset.metric] = 100 * sum(scored.values()) / len(scored)
+        found[dataset.name, dataset.metric] = 100 * sum(scores) / len(scores)
         for metric, judged in (cell.judged or {}).items():
-            if set(judged["uids"]) == set(scored):
+            if set(judged["uids"]) == set(cell.scored):
                 found[dataset.name, metric] = 100 * float(judged["value"])
     return found
 
@@ -115,21 +116,23 @@ def all_columns(found: Mapping[Point, float]) -> dict[str, Value]:
     return {**own, **averages, **others}
 
 
-def category_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+def category_frame(cells: Sequence[StoredCell]) -> pd.DataFrame:
     """One row per model, method, length and column, :data:`COLUMNS`.
 
     Args:
         cells: current cells of a store; those that are not HELMET's own rows are left out.
     """
-    groups: dict[tuple[Any, ...], dict[int, list[Cell]]] = {}
+    identity = Identity(cells)
+    groups: dict[tuple[str, str], dict[int, list[StoredCell]]] = {}
+    models: dict[str, str] = {}
     for cell in cells:
         if cell.info.source == "helmet" and cell.info.task in DATASETS:
-            groups.setdefault((setup(cell), method_of(cell)), {}).setdefault(
-                cell.info.length, []
-            ).append(cell)
+            columns = identity.columns(cell)
+            models[columns["setup"]] = columns["model"]
+            where = columns["setup"], columns["series"]
+            groups.setdefault(where, {}).setdefault(cell.info.length, []).append(cell)
     rows = []
-    for ((model, _, *others, _), (method, keep)), lengths in groups.items():
-        names = (model, *others)
+    for (setup, method), lengths in groups.items():
         by_length = {n: all_columns(points(lengths[n])) for n in sorted(lengths)}
         for name in next(iter(by_length.values())):
             over = {length_label(n): columns[name] for n, columns in by_length.items()}
@@ -138,7 +141,9 @@ def category_frame(cells: Sequence[Cell]) -> pd.DataFrame:
                 counts = [len(c.samples) for c in lengths.get(length, [])]
                 rows.append(
                     {
-                        **dict(zip(SETUP, (*names, method, keep), strict=True)),
+                        "setup": setup,
+                        "method": method,
+                        "model": models[setup],
                         "length": length,
                         "column": name,
                         "value": value.value,
@@ -165,7 +170,7 @@ def category_table(frame: pd.DataFrame) -> pd.DataFrame:
             for _, row in rows.iterrows()
         }
         label = length_label(length) if length else "mean"
-        order = (setting["model"], natural(setting["method"]), *setting.values(), length or 2**40)
+        order = (setting["setup"], natural(setting["method"]), length or 2**40)
         lines.append((order, {**setting, "length": label, **{name: cells[name] for name in names}}))
     lines.sort(key=lambda one: one[0])
     return pd.DataFrame([line for _, line in lines])
@@ -178,7 +183,7 @@ def category_text(table: pd.DataFrame, style: str = "simple") -> str:
     return tabulate(shown, headers="keys", tablefmt=style, showindex=False, disable_numparse=True)
 
 
-def data_notes(cells: Iterable[Cell]) -> list[str]:
+def data_notes(cells: Iterable[StoredCell]) -> list[str]:
     """What was lost, dropped or odd in the data, once per task and length."""
     lines: dict[str, None] = {}
     for cell in cells:

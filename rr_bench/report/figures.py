@@ -30,9 +30,6 @@ from rr_bench.report.style import RC, legend_labels, method_styles
 
 Styles = dict[str, dict[str, Any]]
 
-SETUP = ["model", "dtype", "device", "seed", "source"]
-"""Columns whose values are never mixed in one figure."""
-
 _PANEL_HEIGHT = 1.25
 _WIDE_HEIGHT = 2.0
 _DODGE = 0.08
@@ -71,12 +68,12 @@ def write_figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
         The files written, a PNG and a PDF each. Without sparse cells: the scores by length alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    frame = frame.assign(series=_series(frame), dense=frame["dense"].astype(bool))
-    setups = list(frame.groupby(SETUP, sort=True))
+    frame = frame.assign(dense=frame["dense"].astype(bool))
+    setups = list(frame.groupby("setup", sort=True))
     written: list[Path] = []
     with matplotlib.rc_context(RC):
         for name, rows in setups:
-            suffix = _suffix(frame, name) if len(setups) > 1 else ""
+            suffix = f"-{_file_name(str(name))}" if len(setups) > 1 else ""
             sparse = sorted(rows.loc[~rows["dense"], "series"].unique(), key=natural)
             lines = {plot: main_lines(sparse) for plot in (_RECOVERY, *_OTHERS)}
             lines[_CONTROLS] = control_lines(sparse)
@@ -95,16 +92,8 @@ def _tasks_of(rows: pd.DataFrame, names: Collection[str]) -> set[str]:
     return set(rows.loc[rows["series"].isin(names), "task"])
 
 
-def _series(frame: pd.DataFrame) -> pd.Series:
-    """Method label; the keep policy joins it only where a method was run under several."""
-    several = frame.groupby("method")["keep"].transform("nunique") > 1
-    return frame["method"].where(~several, frame["method"] + ", keep " + frame["keep"])
-
-
-def _suffix(frame: pd.DataFrame, name: tuple[Any, ...]) -> str:
-    """The parts of a setup that tell it from the others, fit for a file name."""
-    telling = [part for column, part in zip(SETUP, name, strict=True) if frame[column].nunique() > 1]
-    return "-" + re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(map(str, telling)))
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_")
 
 
 def _figure(plot: _Plot, rows: pd.DataFrame) -> Figure:

@@ -15,7 +15,7 @@ from rr_bench.report.categories import (
     data_notes,
 )
 from rr_bench.report.paper import paper_lines, write_category_figures
-from rr_bench.store.cells import Cell
+from rr_bench.store.reading import StoredCell
 
 LEGEND = """\
 - A number is the unweighted mean over a category's datasets, printed only if all of them are complete;
@@ -36,7 +36,7 @@ class HelmetReport(NamedTuple):
     text: str
 
 
-def write_helmet(cells: Sequence[Cell], folder: Path) -> HelmetReport:
+def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
     """Write ``categories.csv``, ``categories.md`` and the figure of a store.
 
     Args:

@@ -17,17 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rr_bench.store.cells import Cell
+from rr_bench.report.identity import METHOD_SIDE, flat
+from rr_bench.store.reading import StoredCell
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 20_240_602
-
-METHOD_SETTINGS = ("method", "keep", "backend", "dense_below")
-"""Top-level settings that a sparse cell and its dense cell need not share."""
-
-SHARED_SOURCES = "sources"
-"""Top-level setting that maps source files to hashes; the files both cells used must be equal."""
 
 _CHUNK = 4_000_000
 """Drawn indices held at once."""
@@ -106,47 +101,51 @@ def _interval(a: NDArray[np.float64], b: NDArray[np.float64], resamples: int) ->
     return 100 * float(lo), 100 * float(hi)
 
 
-def find_dense(cell: Cell, cells: Iterable[Cell]) -> Cell:
+def find_dense(cell: StoredCell, cells: Iterable[StoredCell]) -> StoredCell:
     """The dense cell with the settings of a sparse one.
-
-    Should several fit (the settings of the method itself may differ), the one with the fewest
-    differences there is taken.
 
     Raises:
         ReportError: there is none; names what the nearest one differs in.
     """
-    dense = [other for other in cells if other.info.method["dense"]]
+    dense = [other for other in cells if other.info.dense]
     if not dense:
         raise ReportError(
             f"{cell.info.label}: the store has no dense cell; add full to methods and run again"
         )
-    ranked = sorted(
+    settings = cell.info.settings
+    own = _shared(settings)
+    fitting = [other for other in dense if _shared(other.info.settings) == own]
+    if fitting:
+        return max(fitting, key=lambda other: (str(other.env.get("time", "")), other.info.key))
+    nearest = min(
         dense,
-        key=lambda other: (
-            len(differences(cell.info.settings, other.info.settings)),
-            len(_differing(_flat(cell.info.settings), _flat(other.info.settings))),
-            other.info.key,
-        ),
+        key=lambda other: (len(differences(settings, other.info.settings)), other.info.key),
     )
-    differing = differences(cell.info.settings, ranked[0].info.settings)
-    if differing:
-        raise ReportError(
-            f"{cell.info.label}: no dense cell of equal settings; the nearest, "
-            f"{ranked[0].info.label}, differs in {'; '.join(differing)}. "
-            "Run full with the settings of this cell"
-        )
-    return ranked[0]
+    raise ReportError(
+        f"{cell.info.label}: no dense cell of equal settings; the nearest, {nearest.info.label}, "
+        f"differs in {'; '.join(differences(settings, nearest.info.settings))}. "
+        "Run full with the settings of this cell"
+    )
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a sparse cell and its dense cell must have in common."""
+    shared = {name: value for name, value in settings.items() if name not in METHOD_SIDE}
+    versions = {name: item for name, item in settings["versions"].items() if name != "method"}
+    return shared | {"versions": versions}
 
 
 def differences(sparse: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str]:
     """Settings, other than the method's own, in which two cells differ: ``"name: a | b"``."""
-    a = {name: value for name, value in _flat(sparse).items() if name[0] not in METHOD_SETTINGS}
-    b = {name: value for name, value in _flat(dense).items() if name[0] not in METHOD_SETTINGS}
-    one_sided = {name for name in a.keys() ^ b.keys() if name[0] == SHARED_SOURCES}
-    return [text for name, text in _differing(a, b).items() if name not in one_sided]
+    a, b = flat(_shared(sparse)), flat(_shared(dense))
+    return [
+        f"{'.'.join(name)}: {a.get(name, 'default')} | {b.get(name, 'default')}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
 
 
-def pair(cell: Cell, dense: Cell, frame: pd.DataFrame) -> pd.DataFrame:
+def pair(cell: StoredCell, dense: StoredCell, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Scores of a cell and its dense cell side by side: columns uid, score, score_dense.
 
     Samples that failed on either side are left out; the table counts them.
@@ -154,14 +153,15 @@ def pair(cell: Cell, dense: Cell, frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         cell: the sparse cell.
         dense: its dense cell.
-        frame: samples of both, from ``samples_frame``.
+        ours: the sparse cell's samples, from ``samples_frame``; the failed ones are passed over.
+        theirs: the dense cell's.
 
     Raises:
         ReportError: a prompt differs, or the dense cell lacks a sample.
     """
-    ours, theirs = (frame[frame["cell"] == one.info.key] for one in (cell, dense))
     columns = ["uid", "prompt_sha", "score"]
-    both = ours[columns].merge(theirs[columns], on="uid", how="left", suffixes=("", "_dense"))
+    tried = ours.loc[~ours["failed"], columns]
+    both = tried.merge(theirs[columns], on="uid", how="left", suffixes=("", "_dense"))
     lacking = both.loc[both["prompt_sha_dense"].isna(), "uid"]
     if len(lacking):
         raise ReportError(
@@ -175,24 +175,3 @@ def pair(cell: Cell, dense: Cell, frame: pd.DataFrame) -> pd.DataFrame:
             f"{len(both)} samples (first: {changed.iloc[0]}); they did not get the same prompts"
         )
     return both.dropna(subset=["score", "score_dense"])[["uid", "score", "score_dense"]]
-
-
-def _flat(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Leaves of nested mappings by their path."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    leaves: dict[tuple[str, ...], Any] = {}
-    for name, item in value.items():
-        leaves |= _flat(item, (*path, str(name)))
-    return leaves
-
-
-def _differing(
-    a: Mapping[tuple[str, ...], Any], b: Mapping[tuple[str, ...], Any]
-) -> dict[tuple[str, ...], str]:
-    absent = "absent"
-    return {
-        name: f"{'.'.join(name)}: {a.get(name, absent)} | {b.get(name, absent)}"
-        for name in sorted(a.keys() | b.keys())
-        if a.get(name, absent) != b.get(name, absent)
-    }

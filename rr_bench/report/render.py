@@ -15,7 +15,7 @@ from rr_bench.report.tables import COLUMNS, Summary
 from rr_bench.store.redact import redact
 
 _VARYING = ("dtype", "device", "seed", "source")
-_CSV_ONLY = ("family", "dense", "cell")
+_CSV_ONLY = ("family", "dense", "series", "setup", "cell")
 _PERCENT = ("score", "dense_score", "recovery", "recovery_lo", "recovery_hi", "density", "sparsity")
 
 DEFINITIONS = f"""\

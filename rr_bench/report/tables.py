@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from rr_bench.report.load import Missing, current, method_of, missing, natural, samples_frame, setup
+from rr_bench.report.identity import Identity, superseded
+from rr_bench.report.load import Missing, missing, natural, samples_frame
 from rr_bench.report.recovery import Recovery, ReportError, find_dense, pair, recovery
-from rr_bench.store.cells import Cell
+from rr_bench.store.reading import StoredCell
 
 COLUMNS = (
     "model",
@@ -39,11 +40,14 @@ COLUMNS = (
     "source",
     "family",
     "dense",
+    "series",
+    "setup",
     "cell",
 )
-"""Columns of ``summary.csv``. Scores, recovery, density and sparsity are percent."""
+"""Columns of ``summary.csv``, before those that vary in a store. Scores, recovery, density and
+sparsity are percent."""
 
-_ORDER = ["model", "dtype", "device", "seed", "source", "task", "length", "_sparse", "_method", "keep"]
+_ORDER = ["setup", "task", "length", "_sparse", "_series"]
 
 _INTEGER = ("length", "n", "questions", "truncated", "failed", "seed")
 
@@ -60,51 +64,67 @@ class Summary:
     """
 
     frame: pd.DataFrame
-    cells: list[Cell]
+    cells: list[StoredCell]
     notes: list[str]
     problems: list[str]
 
 
-def summarise(cells: Sequence[Cell], problems: Sequence[str] = ()) -> Summary:
+def summarise(cells: Sequence[StoredCell], problems: Sequence[str] = ()) -> Summary:
     """Build the summary of a store's cells.
 
     A sparse cell that cannot be joined to a dense one keeps its row without a recovery, and the
     reason becomes a problem.
     """
-    shown, replaced = current(cells)
+    replaced = superseded(cells)
+    shown = [cell for cell in cells if cell.info.key not in replaced]
+    identity = Identity(shown)
     samples = samples_frame(cells)
+    by_cell = {str(key): rows for key, rows in samples.groupby("cell")}
+    empty = samples.iloc[:0]
     rows, refused = [], list(problems)
     for cell in shown:
-        row = _row(cell, samples[samples["cell"] == cell.info.key])
+        row = _row(cell, identity, by_cell.get(cell.info.key, empty))
         try:
-            row |= _recovery_columns(cell, cells, samples)
+            row |= _recovery_columns(cell, shown, by_cell)
         except ReportError as error:
             refused.append(str(error))
         rows.append(row)
-    rows += [_missing_row(hole) for hole in missing(shown)]
+    rows += [_missing_row(hole, identity) for hole in missing(shown, identity)]
     notes = [note for cell in shown for note in _failure_notes(cell)]
-    notes += [
-        f"{cell.info.label} ({cell.info.key[:12]}) gave way to a later cell of other code or versions"
-        for cell in replaced
-    ]
-    return Summary(_frame(rows), shown, notes, refused)
+    notes += _version_notes(cells, replaced)
+    return Summary(_frame(rows, identity.varying), shown, notes, refused)
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _version_notes(cells: Sequence[StoredCell], replaced: Mapping[str, StoredCell]) -> list[str]:
+    """Which cells gave way to others of later versions."""
+    notes = []
+    for cell in cells:
+        later = replaced.get(cell.info.key)
+        if later is not None:
+            old, new = (one.info.settings["versions"] for one in (cell, later))
+            notes.append(
+                f"{cell.info.label} ({cell.info.key[:12]}) of versions {old} gave way to "
+                f"{later.info.key[:12]} of versions {new}"
+            )
+    return notes
+
+
+def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
     """Rows in reading order, dense first, with whole numbers and booleans that may be missing."""
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    columns = [*COLUMNS, *(name for name in varying if name not in COLUMNS)]
+    frame = pd.DataFrame(rows, columns=columns)
     types: dict[str, Any] = {name: "Int64" for name in _INTEGER}
     frame = frame.astype(types | {"within_noise": "boolean", "dense": bool})
-    ranks = {label: rank for rank, label in enumerate(sorted(frame["method"].unique(), key=natural))}
-    ranked = frame.assign(_sparse=~frame["dense"], _method=frame["method"].map(ranks)).sort_values(
+    ranks = {label: rank for rank, label in enumerate(sorted(frame["series"].unique(), key=natural))}
+    ranked = frame.assign(_sparse=~frame["dense"], _series=frame["series"].map(ranks)).sort_values(
         _ORDER
     )
-    return ranked[list(COLUMNS)].reset_index(drop=True)
+    return ranked[columns].reset_index(drop=True)
 
 
-def _row(cell: Cell, samples: pd.DataFrame) -> dict[str, Any]:
+def _row(cell: StoredCell, identity: Identity, samples: pd.DataFrame) -> dict[str, Any]:
     scored = samples[~samples["failed"]]
-    row = _identity(cell, cell.info.task, cell.info.length)
+    row = _identity(cell, identity, cell.info.task, cell.info.length)
     density = 100 * scored["density"].mean()
     return row | {
         "n": len(scored),
@@ -121,58 +141,53 @@ def _row(cell: Cell, samples: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _identity(cell: Cell, task: str, length: int) -> dict[str, Any]:
-    model, _, dtype, device, seed, source = setup(cell)
-    method, keep = method_of(cell)
+def _identity(cell: StoredCell, identity: Identity, task: str, length: int) -> dict[str, Any]:
     return {
-        "model": model,
-        "method": method,
-        "keep": keep,
+        **identity.columns(cell),
+        "method": cell.info.method["label"],
         "task": task,
         "length": length,
-        "dtype": dtype,
-        "device": device,
-        "seed": seed,
-        "source": source,
         "family": cell.info.method["name"],
-        "dense": cell.info.method["dense"],
+        "dense": cell.info.dense,
     }
 
 
-def _missing_row(hole: Missing) -> dict[str, Any]:
-    return _identity(hole.like, hole.task, hole.length) | {"n": 0, "status": "missing"}
+def _missing_row(hole: Missing, identity: Identity) -> dict[str, Any]:
+    return _identity(hole.like, identity, hole.task, hole.length) | {"n": 0, "status": "missing"}
 
 
-def _failed(cell: Cell) -> int:
+def _failed(cell: StoredCell) -> int:
     """Samples tried in vain; an error of an unfinished cell counts even without a sample record."""
     failed = {sample.uid for sample in cell.samples if sample.error is not None}
     if cell.done is None:
-        scored = {sample.uid for sample in cell.samples if sample.error is None}
-        failed |= {error["where"] for error in cell.errors} - scored
+        failed |= {error["where"] for error in cell.errors} - cell.scored.keys()
     return len(failed)
 
 
-def _failure_notes(cell: Cell) -> list[str]:
-    """Why an unfinished cell stopped, once per message."""
-    if cell.done is not None:
-        return []
+def _failure_notes(cell: StoredCell) -> list[str]:
+    """Why samples have no score or a cell stopped, once per message."""
     messages = [sample.error for sample in cell.samples if sample.error is not None]
-    messages += [error["message"] for error in cell.errors]
+    if cell.done is None:
+        messages += [error["message"] for error in cell.errors]
     return [f"{cell.info.label} failed: {message}" for message in dict.fromkeys(messages)]
 
 
-def _status(cell: Cell) -> str:
+def _status(cell: StoredCell) -> str:
     if cell.done is not None:
         return "done"
     return "failed" if _failed(cell) else "unfinished"
 
 
-def _recovery_columns(cell: Cell, cells: Sequence[Cell], samples: pd.DataFrame) -> dict[str, Any]:
-    mine = samples[(samples["cell"] == cell.info.key) & ~samples["failed"]]
-    if cell.info.method["dense"] or mine.empty:
-        own = 100 * mine["score"].mean()
-        return {"dense_score": own} if cell.info.method["dense"] else {}
-    scores = pair(cell, find_dense(cell, cells), samples)
+def _recovery_columns(
+    cell: StoredCell, cells: Sequence[StoredCell], by_cell: Mapping[str, pd.DataFrame]
+) -> dict[str, Any]:
+    mine = by_cell.get(cell.info.key)
+    if mine is None or mine["failed"].all():
+        return {}
+    if cell.info.dense:
+        return {"dense_score": 100 * mine["score"].mean()}
+    dense = find_dense(cell, cells)
+    scores = pair(cell, dense, mine, by_cell.get(dense.info.key, mine.iloc[:0]))
     if scores.empty:
         return {}
     found: Recovery = recovery(scores["score"].to_list(), scores["score_dense"].to_list())

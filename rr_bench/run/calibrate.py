@@ -18,12 +18,13 @@ from torch import Tensor
 
 from method.attention import SparsePrefill
 from method.base import Knob
+from rr_bench.config.errors import ConfigError
 from rr_bench.config.registry import MethodSpec, expand_method
-from rr_bench.config.schema import ConfigError, RunSettings
-from rr_bench.plan.cells import Plan, make_plan
+from rr_bench.config.schema import RunSettings
+from rr_bench.plan.cells import Plan, keep_policy, make_plan
 from rr_bench.plan.model_facts import CheckpointError
-from rr_bench.run.run import Console
-from rr_bench.run.session import Session, build_method, describe, keep_policy
+from rr_bench.run.console import Console
+from rr_bench.run.session import Session, describe
 
 TOLERANCE = 0.005
 STEPS = 16
@@ -109,15 +110,17 @@ def calibrate_method(
     Raises:
         OutOfReach: the method has no knob, or its lowest setting keeps more than the target.
     """
-    knob = build_method(spec.target, spec.params).knob
+    knob = spec.cls.knob
     if knob is None:
         raise OutOfReach("the method has no knob to calibrate")
 
     def density(value: float) -> float:
-        method = build_method(spec.target, {**spec.params, knob.name: value})
-        run = session.settings
-        keep = keep_policy(run.keep, method)
-        prefill = SparsePrefill(method, keep, run.backend, run.dense_below)
+        prefill = SparsePrefill(
+            spec.build(**{knob.name: value}),
+            keep_policy(session.settings.keep, spec),
+            session.settings.backend,
+            session.settings.dense_below,
+        )
         shares = [session.prefill(ids, prefill).summary()["density"] for ids in prompts]
         return math.fsum(shares) / len(shares)
 

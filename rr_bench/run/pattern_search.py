@@ -20,12 +20,13 @@ from method.attention import SparsePrefill
 from method.keep import NO_KEEP
 from method.ops.vertical_slash.head_patterns import A_SHAPE, BLOCKS, LINES, LayerHeads
 from method.ops.vertical_slash.torch import mean_tiles
-from rr_bench.config.schema import ConfigError, RunSettings
+from rr_bench.config.errors import ConfigError
+from rr_bench.config.schema import RunSettings
 from rr_bench.model.dense_observer import Tap
 from rr_bench.plan.cells import make_plan
 from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.calibrate import calibration_prompts
-from rr_bench.run.run import Console
+from rr_bench.run.console import Console
 from rr_bench.run.session import Session
 
 CANDIDATES: tuple[tuple[str, int, int], ...] = (

@@ -1,6 +1,6 @@
 """One run: plan, score what is missing, report.
 
-A cell that fails costs one line and the exit status; the other cells finish, and everything that
+A sample or a cell that fails costs one line and the exit status; everything else finishes, and what
 was stored before stays. A second run starts from what the store holds.
 """
 
@@ -11,54 +11,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from tqdm import tqdm
 
-from rr_bench.config.schema import ConfigError, RunSettings
+from rr_bench.config.errors import ConfigError
+from rr_bench.config.schema import RunSettings
 from rr_bench.plan.cells import Cell, Plan, make_plan
-from rr_bench.plan.cost import describe as cost_line
-from rr_bench.plan.cost import estimate, known_times, wanted_rows
+from rr_bench.plan.cost import cost_line, wanted_rows
 from rr_bench.plan.model_facts import CheckpointError
+from rr_bench.report import write_report
+from rr_bench.run.console import Console
+from rr_bench.run.session import DeviceLost, SampleFailed, Session, describe
 from rr_bench.run.wandb_log import check_wandb, log_report
-from rr_bench.store.cells import CellWriter, Store, StoreError, cell_key
-from rr_bench.store.lock import LockError
+from rr_bench.store.cells import CellWriter, LockError, Store, cell_key
+from rr_bench.store.jsonl import StoreError
+from rr_bench.store.reading import is_store
 from rr_bench.store.records import RecordError, SampleRecord
-from rr_bench.store.redact import redact
 
-if TYPE_CHECKING:
-    from rr_bench.run.session import Session
-
+FAILED = 1
 INTERRUPTED = 130
-
-
-class Console:
-    """Lines for people, printed around the progress bar; counts the errors."""
-
-    def __init__(self) -> None:
-        self.errors = 0
-        self._shown: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Print to standard output."""
-        with tqdm.external_write_mode():
-            print(text, flush=True)
-
-    def error(self, where: str, text: object) -> None:
-        """Print one error line and remember that there was one."""
-        self.errors += 1
-        line = " ".join(str(text).split())
-        self._shown.append(redact(line))
-        with tqdm.external_write_mode(file=sys.stderr):
-            print(f"error: {where}: {line}", file=sys.stderr, flush=True)
-
-    def problem(self, text: str) -> None:
-        """Print what the report had to leave out, unless it was an error before; counts as one."""
-        self.errors += 1
-        if any(shown in redact(text) for shown in self._shown):
-            return
-        with tqdm.external_write_mode(file=sys.stderr):
-            print(f"problem: {text}", file=sys.stderr, flush=True)
 
 
 def run(settings: RunSettings) -> int:
@@ -71,20 +43,26 @@ def run(settings: RunSettings) -> int:
     try:
         check_wandb(settings)
         plan = make_plan(settings)
+        if not settings.dry_run:
+            check_out(settings.out)
     except (CheckpointError, ConfigError, OSError) as error:
         console.error("plan", error)
-        return 1
+        return FAILED
     for problem in plan.problems:
         console.error("plan", problem)
-    pending = _find_pending(settings, plan, Store(settings.out), console)
+    store = Store(settings.out)
+    pending = _find_pending(settings, plan, store, console)
     if settings.dry_run:
-        return 1 if console.errors else 0
-    Store(settings.out).note_plan(plan.problems)
+        return FAILED if console.errors else 0
     try:
-        _run_cells(settings, plan, pending, console)
+        store.note_plan(plan.problems)
+        _run_cells(settings, plan, pending, store, console)
     except KeyboardInterrupt:
         console.say("interrupted; finished samples are stored, run the same command to go on")
         return INTERRUPTED
+    except OSError as error:
+        console.error(f"out={settings.out}", error)
+        return FAILED
     if settings.slice is None:
         _report(settings, plan, console)
     else:
@@ -92,7 +70,26 @@ def run(settings: RunSettings) -> int:
             f"slice {settings.slice} is done; the table is for all slices together: "
             f"python -m rr_bench.report {settings.out}"
         )
-    return 1 if console.errors else 0
+    return FAILED if console.errors else 0
+
+
+def check_out(out: str) -> None:
+    """Make the folder of the results and see that it can be written to.
+
+    Raises:
+        ConfigError: it is no folder, or nothing can be written there.
+    """
+    folder = Path(out)
+    probe = folder / f".{uuid4().hex}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"out={out} cannot be written to ({reason}): choose a folder with room that is yours"
+        ) from error
 
 
 def _find_pending(
@@ -103,7 +100,7 @@ def _find_pending(
     model = plan.model
     for cell in plan.cells:
         try:
-            writer = store.open_cell(cell.settings, cell.label, cell.info())
+            writer = store.open_cell(cell.settings, cell.label, cell.info)
             have = len(writer.finished)
             wanted = wanted_rows(cell, settings.samples)
             done = writer.done(wanted)
@@ -119,20 +116,20 @@ def _find_pending(
     console.say(f"model {model.name} ({model.path}), {model.dtype} on {model.device.name}")
     console.say("\n".join([f"{len(plan.cells)} cells, {len(pending)} with work left:", *lines]))
     if pending:
-        console.say(cost_line(estimate(pending, known_times(settings.out, model.name))))
+        console.say(cost_line(pending, settings.out))
     return pending
 
 
 def _run_cells(
-    settings: RunSettings, plan: Plan, pending: list[tuple[Cell, int]], console: Console
+    settings: RunSettings,
+    plan: Plan,
+    pending: list[tuple[Cell, int]],
+    store: Store,
+    console: Console,
 ) -> None:
     """Load the model once and run the pending cells one after the other."""
     if not pending:
         return
-    # Imported here so that a run with nothing left to do starts without torch.
-    from rr_bench.run.session import SampleFailed, Session, describe
-
-    store = Store(settings.out)
     try:
         session = Session(settings, plan.model)
     except CheckpointError as error:
@@ -142,17 +139,11 @@ def _run_cells(
         for cell, left in pending:
             bar.set_description(cell.label)
             before = bar.n
-            writer = None
             try:
-                writer = session.open_cell(cell, store)
-                _run_cell(session, cell, writer, bar.update, console)
-            except Exception as error:
-                if os.environ.get("HYDRA_FULL_ERROR") == "1":
-                    raise
-                message = describe(error, cell.length)
-                console.error(cell.label, message)
-                if not isinstance(error, SampleFailed | LockError):
-                    _note_failure(writer, message)
+                _run_cell(session, cell, store, bar.update, console)
+            except DeviceLost as error:
+                console.error(cell.label, error)
+                return
             # What a failure left undone, or rows that the task does not have.
             bar.update(left - (bar.n - before))
 
@@ -160,19 +151,35 @@ def _run_cells(
 def _run_cell(
     session: Session,
     cell: Cell,
-    writer: CellWriter,
+    store: Store,
     update: Callable[[int], object],
     console: Console,
 ) -> None:
-    """Run one cell and print its line."""
+    """Run one cell and print its line, or why it could not be run."""
+    writer = None
     start, scores = time.perf_counter(), []
 
     def progress(record: SampleRecord) -> None:
-        scores.append(record.score or 0.0)
+        if record.error is None:
+            scores.append(record.score or 0.0)
+        else:
+            console.error(f"{cell.label}: sample {record.uid}", record.error)
         update(1)
 
-    with writer:
-        session.run_cell(cell, writer, progress)
+    try:
+        writer = session.open_cell(cell, store)
+        with writer:
+            session.run_cell(cell, writer, progress)
+    except DeviceLost:
+        raise
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        message = describe(error, cell.length)
+        console.error(cell.label, message)
+        if not isinstance(error, LockError | SampleFailed):
+            _note_failure(writer, message)
+        return
     mean = 100 * sum(scores) / max(len(scores), 1)
     seconds = time.perf_counter() - start
     console.say(f"done: {cell.label}: score {mean:.1f} on {len(scores)} new samples, {seconds:.1f} s")
@@ -191,13 +198,11 @@ def _note_failure(writer: CellWriter | None, message: str) -> None:
 
 def _report(settings: RunSettings, plan: Plan, console: Console) -> None:
     """Write tables and figures from the whole store, and print this run's rows."""
-    if console.errors and not (Path(settings.out) / "cells").is_dir():
+    if console.errors and not is_store(settings.out):
         return
-    from rr_bench.report import write_report
-
     try:
         report = write_report(settings.out, {cell_key(cell.settings) for cell in plan.cells})
-    except (RecordError, StoreError) as error:
+    except (RecordError, StoreError, OSError) as error:
         console.error("report", error)
         return
     written = "\n".join(f"  {path}" for path in report.paths)

@@ -15,16 +15,14 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from hydra.utils import instantiate
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from method.attention import SparsePrefill
-from method.base import Method
-from method.blocks import BLOCK
-from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
+from method.full import FullAttention
+from method.keep import NO_KEEP
 from rr_bench import TASKS
 from rr_bench.config.schema import RunSettings
 from rr_bench.model.hook import sparse_prefill
@@ -33,13 +31,12 @@ from rr_bench.model.loading import load_model
 from rr_bench.model.recorder import Recorder
 from rr_bench.plan.cells import Cell, ModelFacts
 from rr_bench.plan.model_facts import check_length, max_positions
+from rr_bench.run.console import one_line
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.environment import environment
 from rr_bench.store.records import SampleRecord
 
 UNLIMITED = 2**31
-WAKE_UP = 1024
-"""Tokens of a warm-up where no kernel is compiled."""
 
 
 class CellFailed(RuntimeError):
@@ -48,6 +45,10 @@ class CellFailed(RuntimeError):
 
 class SampleFailed(CellFailed):
     """A cell cannot go on because of one sample, which is stored with its error."""
+
+
+class DeviceLost(RuntimeError):
+    """The device answers no more: nothing else can run in this process."""
 
 
 class Session:
@@ -72,31 +73,25 @@ class Session:
             trust_remote_code=settings.model.trust_remote_code,
             rope=settings.model.rope,
         )
-        own = None if settings.model.allow_extrapolation else max_positions(model.config)
-        dense = SparsePrefill(build_method("method.full.FullAttention", {}), NO_KEEP, settings.backend)
+        limit = UNLIMITED if settings.model.allow_extrapolation else max_positions(model.config)
+        dense = SparsePrefill(FullAttention(), NO_KEEP, settings.backend)
         self.lm = SparseHFLM(
             loaded.model,
             loaded.tokenizer,
             dense,
-            max_length=own or UNLIMITED,
+            max_length=limit,
         )
         self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
-        self._warm: set[tuple[str, int]] = set()
 
     def open_cell(self, cell: Cell, store: Store) -> CellWriter:
         """Build the cell's method, make it the model's prefill, and open the store for it."""
         if self.lm.device.type == "cuda":
             torch.cuda.empty_cache()
-        method = build_method(cell.method.target, cell.method.params)
-        if method.dense != cell.method.dense:
-            raise CellFailed(
-                f"{cell.method.target} has dense={method.dense}, its source says {cell.method.dense}: "
-                "set `dense` in the class body"
-            )
         self.lm.newline_stop = cell.settings["newline_stop"]
-        keep = keep_policy(cell.keep, method)
-        self.lm.prefill = SparsePrefill(method, keep, self.settings.backend, self.settings.dense_below)
-        return store.open_cell(cell.settings, cell.label, cell.info(vars(keep)), self._environment())
+        self.lm.prefill = SparsePrefill(
+            cell.method.build(), cell.keep, self.settings.backend, self.settings.dense_below
+        )
+        return store.open_cell(cell.settings, cell.label, cell.info, self._environment())
 
     def prompts(self, cell: Cell) -> list[Tensor]:
         """What prefill gets of the cell's prompts, all tokens but the last: int64 ``[1, L]`` each.
@@ -106,7 +101,7 @@ class Session:
         """
         check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
-        ids = [self.lm.prompt_ids(doc["prompt"], chat=doc["chat"])[:-1] for doc in docs]
+        ids = [self.lm.tok_encode(doc["prompt"])[:-1] for doc in docs]
         return [torch.tensor([one], device=self.lm.device) for one in ids]
 
     @torch.no_grad()
@@ -126,10 +121,14 @@ class Session:
             writer: the cell's folder, entered.
             progress: called after every stored sample.
 
+        A sample that fails is stored with its reason and the others go on; out of memory ends the
+        cell, since the others would not fit either.
+
         Raises:
-            SampleFailed: a sample failed. What was stored before it is kept.
             CellFailed: the stored samples are not those of the task.
+            SampleFailed: memory ran out.
             CheckpointError: the length is beyond the model.
+            DeviceLost: the device answers no more.
         """
         check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         task = self._load_task(cell)
@@ -137,19 +136,18 @@ class Session:
         notes = json.loads(task.eval_docs.info.description or "{}")
         if notes:
             writer.note_data(notes)
-        waiting = [doc["prompt"] for doc in docs if doc["uid"] not in writer.finished]
-        if waiting:
-            self._warm_up(cell, waiting[0])
+        if len(writer.finished) < len(docs):
+            self._warm_up()
         for doc_id, doc in enumerate(docs):
-            done = writer.finished.get(doc["uid"])
+            done = writer.records.get(doc["uid"])
             sha = hashlib.sha256(doc["prompt"].encode()).hexdigest()
-            if done is None:
-                progress(self._run_sample(cell, task, doc_id, doc, sha, writer))
-            elif done.prompt_sha != sha:
+            if done is not None and done.prompt_sha != sha:
                 raise CellFailed(
                     f"the stored sample {done.uid} has another prompt than the task makes now; "
                     f"delete {writer.folder} to measure the cell afresh"
                 )
+            if done is None or done.error is not None:
+                progress(self._run_sample(cell, task, doc_id, doc, sha, writer))
         # A task may have fewer rows than were asked for; all it has is then all there is to do.
         writer.finish(self.settings.samples)
 
@@ -177,8 +175,13 @@ class Session:
             record = SampleRecord(**{**known, **self._score(task, doc_id, doc)})
         except Exception as error:
             message = describe(error, cell.length)
-            writer.append(SampleRecord(**known, score=None, kernels=[], error=message))
-            raise SampleFailed(f"sample {doc['uid']}: {message}") from error
+            record = SampleRecord(**known, score=None, kernels=[], error=message)
+            writer.append(record)
+            if isinstance(error, torch.AcceleratorError):
+                raise DeviceLost(f"sample {record.uid}: {message}") from error
+            if isinstance(error, OutOfMemory):
+                raise SampleFailed(f"sample {record.uid}: {message}") from error
+            return record
         writer.append(record)
         return record
 
@@ -201,7 +204,6 @@ class Session:
             "density_by_layer": stats.density_by_layer or None,
             "kernels": stats.kernels,
             "prefill_s": stats.prefill_s,
-            "compiled": stats.compiled,
             "decode_s": stats.decode_s,
         }
 
@@ -217,8 +219,6 @@ class Session:
                 "seed": self.settings.seed,
                 "tokenizer": str(self.model.path),
                 "pretrained": str(self.model.path),
-                "trust_remote_code": self.settings.model.trust_remote_code,
-                "newline_stop": False,  # the model stops at tokens, not at a string
                 **vars(data),
             }
             manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
@@ -231,19 +231,12 @@ class Session:
                 raise
         return self._task[1]
 
-    def _warm_up(self, cell: Cell, prompt: str) -> None:
-        """Compile the kernels that the cell's prompts need before one of them is timed.
-
-        Args:
-            cell: the cell; :meth:`open_cell` has prepared its method.
-            prompt: the first prompt that will be timed.
-        """
-        ids = self.lm.tok_encode(prompt)[:-1][: self.lm.max_length]
-        # A shape seen before in this process is compiled already.
-        new = (cell.method.label, cell.length) not in self._warm
-        self._warm.add((cell.method.label, cell.length))
-        for length in warm_up_lengths(len(ids), self.lm.device.type, new):
-            self.lm.warm_up(ids[:length])
+    def _warm_up(self) -> None:
+        """Compile kernels and wake thread pools before anything is timed."""
+        ids = torch.ones(1, 1024, dtype=torch.long, device=self.lm.device)
+        self.prefill(ids, self.lm.prefill)
+        if self.lm.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _environment(self) -> dict[str, Any]:
         device = self.model.device
@@ -255,46 +248,12 @@ class Session:
         return environment(known)
 
 
-def warm_up_lengths(tokens: int, device: str, new: bool) -> list[int]:
-    """How many of a prompt's tokens to prefill before it is timed.
-
-    Without a GPU nothing is compiled, so a short run wakes the thread pools. With one, Triton compiles
-    for the prompt's own shape, and anew where a size is a multiple of 16, which a prompt cut to whole
-    groups of 16 blocks has in every place.
-
-    Args:
-        tokens: of the prompt.
-        device: ``cpu`` or ``cuda``.
-        new: the method has not run at this length yet.
-    """
-    if device == "cpu":
-        return [min(tokens, WAKE_UP)] if tokens else []
-    aligned = tokens - tokens % (16 * BLOCK)
-    return [length for length in ([aligned, tokens] if new else [tokens]) if length]
-
-
-def keep_policy(keep: Any, method: Method) -> KeepPolicy:
-    """The policy a setting means for a method; ``None`` (dense baseline) keeps nothing extra."""
-    named = {"paper": method.paper_keep, "equal": EQUAL_KEEP, "none": NO_KEEP}
-    if keep is None:
-        return NO_KEEP
-    return named[keep] if isinstance(keep, str) else KeepPolicy(**keep)
-
-
 def describe(error: Exception, length: int) -> str:
     """One line that names the cause, and the setting where it is known."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if isinstance(error, OutOfMemory):
         return f"lengths={length}: {text}. Leave that length out, or use dtype=bfloat16 or a larger GPU"
     return text
-
-
-def build_method(target: str, params: Mapping[str, Any]) -> Method:
-    """The method that a class name and its settings describe."""
-    method = instantiate({"_target_": target, **params})
-    if not isinstance(method, Method):
-        raise CellFailed(f"{target} is no subclass of method.base.Method")
-    return method
 
 
 def _quiet() -> None:

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rr_bench.config.schema import ConfigError, RunSettings
+from rr_bench.config.errors import ConfigError
+from rr_bench.config.schema import RunSettings
 from rr_bench.store.redact import stored_path
 
 if TYPE_CHECKING:
@@ -24,13 +25,21 @@ def check_wandb(settings: RunSettings) -> None:
     """Refuse a run that would end without the log it was asked for.
 
     Raises:
-        ConfigError: logging is on and the package is not installed.
+        ConfigError: logging is on and the package is not installed, or has no key for online.
     """
     if settings.wandb.mode != "disabled" and find_spec("wandb") is None:
         raise ConfigError(
             f"wandb.mode={settings.wandb.mode} needs the extra `wandb`: "
             "pip install -c constraints.txt '.[wandb]'"
         )
+    if settings.wandb.mode == "online":
+        import wandb
+
+        if wandb.api.api_key is None:
+            raise ConfigError(
+                "wandb.mode=online needs a key: set WANDB_API_KEY or run `wandb login` first, or take "
+                "wandb=offline"
+            )
 
 
 def log_report(settings: RunSettings, report: Report) -> Path | None:
@@ -80,11 +89,17 @@ def cell_metrics(rows: list[dict[Any, Any]]) -> dict[str, float]:
 
 
 def _config(settings: RunSettings) -> dict[str, Any]:
-    """The settings, with paths as records name them."""
-    config = asdict(settings)
-    config["model"]["path"] = stored_path(Path(settings.model.path))
-    config["out"] = stored_path(Path(settings.out))
-    for name in ("helmet_dir", "haystack"):
-        if config["data"][name] is not None:
-            config["data"][name] = stored_path(Path(config["data"][name]))
-    return config
+    """The settings, every path in them as records name it."""
+    redacted = _redacted(asdict(settings))
+    assert isinstance(redacted, dict)
+    return redacted
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
+        return stored_path(Path(value))
+    return value

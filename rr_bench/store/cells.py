@@ -13,11 +13,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from rr_bench.store.environment import merge_sessions
 from rr_bench.store.jsonl import (
@@ -25,14 +27,19 @@ from rr_bench.store.jsonl import (
     append_line,
     drop_torn_line,
     read_done,
-    read_errors,
     read_json,
     read_samples,
     write_whole,
 )
-from rr_bench.store.lock import FileLock
-from rr_bench.store.records import CellInfo, SampleRecord, from_json, to_json
+from rr_bench.store.records import CellInfo, SampleRecord, from_json, sample_line, to_json
 from rr_bench.store.redact import redact
+
+SHORT = 12
+"""Digits of a key that name a cell in folders, lines and tables."""
+
+
+class LockError(RuntimeError):
+    """Another process is writing this cell."""
 
 
 def cell_key(settings: Mapping[str, Any]) -> str:
@@ -53,6 +60,10 @@ class Store:
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
+        cells = self.out / "cells"
+        folders = sorted(cells.iterdir(), reverse=True) if cells.is_dir() else []
+        # Listed once: a plan opens thousands of cells.
+        self._known = {folder.name[-SHORT:]: folder for folder in folders}
 
     def open_cell(
         self,
@@ -66,24 +77,28 @@ class Store:
         Args:
             settings: everything that can change the numbers, as plain JSON values.
             label: readable name of the cell.
-            info: the fields of :class:`CellInfo` other than key, label and settings.
+            info: the fields ``model`` and ``method`` of :class:`CellInfo`.
             env: the environment, written as ``env.json`` when the cell is entered.
 
         Raises:
-            RecordError: ``info`` lacks a field or holds an unknown or ill-typed one.
+            RecordError: ``info`` or ``settings`` lack something or hold what is ill-typed.
         """
         key = cell_key(settings)
-        data = {**info, "key": key, "label": label, "settings": dict(settings), "schema": 1}
-        cell = from_json(CellInfo, json.dumps(data), f"cell {label}")
-        known = sorted((self.out / "cells").glob(f"*-{key[:12]}"))
-        name = re.sub(r"[^A-Za-z0-9._=-]+", "_", label).strip("_")
-        return CellWriter(known[0] if known else self.out / "cells" / f"{name}-{key[:12]}", cell, env)
+        cell = CellInfo(key=key, label=label, settings=dict(settings), **info)
+        folder = self._known.get(key[:SHORT], self.out / "cells" / folder_name(label, key))
+        return CellWriter(folder, cell, env)
 
     def note_plan(self, problems: Sequence[str]) -> None:
         """Keep what the last run could not plan, such as a missing file, as ``problems.json``."""
         self.out.mkdir(parents=True, exist_ok=True)
         lines = [redact(problem) for problem in problems]
         write_whole(self.out / "problems.json", json.dumps({"problems": lines}, indent=1) + "\n")
+
+
+def folder_name(label: str, key: str) -> str:
+    """The name of a cell's folder: its label made fit for a file system, and the start of its key."""
+    name = re.sub(r"[^A-Za-z0-9._=-]+", "_", label).strip("_")
+    return f"{name[:160]}-{key[:SHORT]}"
 
 
 class CellWriter:
@@ -98,36 +113,44 @@ class CellWriter:
         self.folder = folder
         self.info = info
         self._env = env
-        self._lock = FileLock(folder / "LOCK")
+        self._lock = FileLock(folder / "LOCK", timeout=0)
         self._file: BinaryIO | None = None
-        self._finished: dict[str, SampleRecord] | None = None
-        self._failures = 0
+        self._records: dict[str, SampleRecord] | None = None
+
+    @property
+    def records(self) -> dict[str, SampleRecord]:
+        """The last record of every sample tried, by uid."""
+        if self._records is None:
+            samples, _ = read_samples(self.folder / "samples.jsonl", self.info.key[:SHORT])
+            self._records = {sample.uid: sample for sample in samples}
+        return self._records
 
     @property
     def finished(self) -> dict[str, SampleRecord]:
         """Scored samples by uid. Failed ones are not among them, so that a restart tries again."""
-        if self._finished is None:
-            samples, _ = read_samples(self.folder / "samples.jsonl")
-            self._finished = {s.uid: s for s in samples if s.error is None}
-        return self._finished
+        return {uid: sample for uid, sample in self.records.items() if sample.error is None}
 
     def done(self, n: int) -> bool:
-        """Whether the first ``n`` samples were finished: reads the marker and the lines behind it."""
+        """Whether the first ``n`` samples are scored: the marker says so and the lines are there."""
         marker = read_done(self.folder)
-        return marker is not None and marker["n"] >= n and len(self.finished) >= marker["scored"]
+        return (
+            marker is not None
+            and marker["n"] >= n
+            and not marker["failed"]
+            and len(self.finished) >= marker["scored"]
+        )
 
     def __enter__(self) -> CellWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock.acquire()
+        self._acquire()
         try:
             self._write_info()
             if self._env is not None:
                 self._write_environment(self._env)
             path = self.folder / "samples.jsonl"
             drop_torn_line(path)
-            self._finished = None
-            self._failures = 0
-            self.finished  # noqa: B018  (a corrupt line must stop the cell before it is written to)
+            self._records = None
+            self.records  # noqa: B018  (a corrupt line must stop the cell before it is written to)
             self._file = path.open("ab", buffering=0)
         except BaseException:
             self._lock.release()
@@ -154,30 +177,28 @@ class CellWriter:
             raise StoreError(
                 f"sample {record.uid} of {record.task}/{record.length} is not of {self.info.label}"
             )
-        if record.uid in self.finished:
+        before = self.records.get(record.uid)
+        if before is not None and before.error is None:
             raise StoreError(f"{self.folder.name}: sample {record.uid} is finished already")
-        if record.error is None:
-            append_line(self._file, to_json(record))
-            self.finished[record.uid] = record
-        else:
-            append_line(self._file, to_json(replace(record, error=redact(record.error))))
-            self._failures += 1
+        if record.error is not None:
+            record = replace(record, error=redact(record.error))
+        append_line(self._file, sample_line(record, self.info.key[:SHORT]))
+        self.records[record.uid] = record
 
     def fail(self, where: str, message: str) -> None:
         """Note a failure of the cell in ``errors.jsonl``; outside ``with`` it locks the cell for that.
 
         Args:
-            where: sample uid, or a stage such as "load model".
+            where: a stage such as "load model".
             message: the error in one line; absolute paths are shortened.
 
         Raises:
             LockError: another process is writing this cell, so nothing was noted.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if self._file is not None else self._lock:
+        with nullcontext() if self._file is not None else _Locked(self):
             if not (self.folder / "cell.json").exists():
                 self._write_info()
-            self._failures += 1
             now = datetime.now(UTC).isoformat(timespec="seconds")
             line = {"time": now, "where": where, "message": redact(message)}
             path = self.folder / "errors.jsonl"
@@ -186,15 +207,23 @@ class CellWriter:
                 append_line(file, json.dumps(line, ensure_ascii=False))
 
     def finish(self, n: int) -> None:
-        """Mark the first ``n`` samples as done. Refused if anything failed since ``with``."""
-        if self._failures:
-            raise StoreError(f"{self.folder.name}: {self._failures} failure(s), not done; run it again")
-        write_whole(self.folder / "DONE", json.dumps({"n": n, "scored": len(self.finished)}) + "\n")
+        """Mark the first ``n`` samples as tried; how many of them failed stands in the marker."""
+        scored = len(self.finished)
+        marker = {"n": n, "scored": scored, "failed": len(self.records) - scored}
+        write_whole(self.folder / "DONE", json.dumps(marker) + "\n")
 
     def note_data(self, notes: Mapping[str, Any]) -> None:
         """Keep what happened to the task's data on the way to its rows, as ``data.json``."""
         text = json.dumps(notes, indent=1, ensure_ascii=False, allow_nan=False)
         write_whole(self.folder / "data.json", text + "\n")
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise LockError(
+                f"{self.folder.name} is being written by another process; wait for it, or run it again"
+            ) from error
 
     def _write_info(self) -> None:
         path = self.folder / "cell.json"
@@ -211,66 +240,14 @@ class CellWriter:
         write_whole(path, json.dumps(merged, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One stored cell as the report reads it.
+class _Locked:
+    """A cell's lock for the length of one note."""
 
-    Attributes:
-        info: what was measured.
-        env: on what; empty if the cell never wrote it.
-        samples: last record of every sample, in order of first appearance.
-        errors: lines of ``errors.jsonl``.
-        done: how many samples the DONE marker vouches for, None without a marker.
-        torn: whether the last line was cut short and left out.
-        data: what happened to the task's data: rows read, dropped, truncated; None if unknown.
-        judged: metrics a judge added, by name: ``value`` (0..1), ``uids`` it covers, ``judge``.
-    """
+    def __init__(self, cell: CellWriter) -> None:
+        self._cell = cell
 
-    info: CellInfo
-    env: dict[str, Any]
-    samples: list[SampleRecord]
-    errors: list[dict[str, str]]
-    done: int | None
-    torn: bool
-    data: dict[str, Any] | None = None
-    judged: dict[str, Any] | None = None
+    def __enter__(self) -> None:
+        self._cell._acquire()
 
-
-def cell_folders(out: str | Path) -> list[Path]:
-    """Folders of the cells under ``out``, sorted by name.
-
-    Raises:
-        StoreError: there is no store at ``out``.
-    """
-    folder = Path(out) / "cells"
-    if not folder.is_dir():
-        raise StoreError(f"{folder} does not exist: no run has written to out={out} yet")
-    return sorted(path.parent for path in folder.glob("*/cell.json"))
-
-
-def read_cells(out: str | Path) -> list[Cell]:
-    """All cells under ``out``; the first unreadable one raises."""
-    return [read_cell(folder) for folder in cell_folders(out)]
-
-
-def read_cell(folder: Path) -> Cell:
-    """Read one cell and change nothing.
-
-    Raises:
-        RecordError: ``cell.json`` or a line of ``samples.jsonl`` does not fit the schema.
-        StoreError: the settings do not hash to the key, or another file is unreadable.
-    """
-    path = folder / "cell.json"
-    info = from_json(CellInfo, path.read_text(encoding="utf-8"), str(path))
-    if cell_key(info.settings) != info.key:
-        raise StoreError(f"{path}: settings do not hash to the key; the file was edited")
-    samples, torn = read_samples(folder / "samples.jsonl")
-    env = read_json(folder / "env.json") if (folder / "env.json").exists() else {}
-    errors = read_errors(folder / "errors.jsonl")
-    marker = read_done(folder)
-    data, judged = (
-        read_json(folder / name) if (folder / name).exists() else None
-        for name in ("data.json", "judged.json")
-    )
-    done = None if marker is None else marker["n"]
-    return Cell(info, env, samples, errors, done, torn, data, judged)
+    def __exit__(self, *error: object) -> None:
+        self._cell._lock.release()

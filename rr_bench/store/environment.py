@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench import ROOT
+from rr_bench.store.fingerprint import sources_hash
 
 UNKNOWN = "unknown"
 
@@ -48,7 +49,8 @@ def environment(device: str | Mapping[str, Any] | None = None) -> dict[str, Any]
 
     Returns:
         device (name), capability, driver, gpu_state (clocks, power, temperature now), cpu, cores,
-        memory_gib, os, python, versions, commit, dirty, time (UTC, ISO 8601). No host name.
+        memory_gib, os, python, versions, sources (a hash of the project's own files), commit, dirty,
+        time (UTC, ISO 8601). No host name.
     """
     given = dict(device) if isinstance(device, Mapping) else {}
     kind = given.get("type") if given else device
@@ -64,6 +66,7 @@ def environment(device: str | Mapping[str, Any] | None = None) -> dict[str, Any]
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": package_versions(*PACKAGES),
+        "sources": sources_hash()[:12],
         **git_state(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

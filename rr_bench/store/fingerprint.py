@@ -5,14 +5,12 @@ Nothing is imported and no weights are loaded, so a finished run is recognised i
 
 from __future__ import annotations
 
-import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from rr_bench import ROOT
-
-PACKAGES = ("method", "rr_bench")
+from rr_bench import ROOT, TASKS
 
 WHOLE_LIMIT = 64 * 2**20
 """Weights of up to this many bytes in all are hashed whole."""
@@ -22,74 +20,23 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SETTINGS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".vocab")
 
 
-def source_closure(modules: Iterable[str], root: Path = ROOT) -> dict[str, str]:
-    """The source files that modules of this repository run, by their import statements.
-
-    Follows imports transitively, inside functions too, and counts the ``__init__`` of every parent
-    package. Imports of other packages are ignored: their versions are recorded instead.
-
-    Args:
-        modules: dotted names such as ``"method.rr"``.
-        root: folder that holds the packages ``method`` and ``rr_bench``.
-
-    Returns:
-        ``{path relative to root: SHA-256}``, sorted by path.
-
-    Raises:
-        ModuleNotFoundError: a name in ``modules`` is no module of this repository.
-    """
-    pending = list(modules)
-    for name in pending:
-        if module_file(name, root) is None:
-            raise ModuleNotFoundError(
-                f"no module {name} of {' or '.join(PACKAGES)} under the repository"
-            )
-    files: dict[str, str] = {}
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        path = module_file(name, root)
-        if name in seen or path is None:
-            continue
-        seen.add(name)
-        pending += [name.rpartition(".")[0], *imported_names(path, name)]
-        files[path.relative_to(root).as_posix()] = file_hash(path)
-    return dict(sorted(files.items()))
+@cache
+def sources_hash() -> str:
+    """One SHA-256 of the project's own source and task files: provenance, not identity."""
+    folders = (ROOT / "method", ROOT / "rr_bench", TASKS)
+    files = [
+        path
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".py", ".yaml") and path.is_file()
+    ]
+    return tree_hash({path.relative_to(ROOT).as_posix(): file_hash(path) for path in files})
 
 
 def tree_hash(sources: Mapping[str, str]) -> str:
     """One SHA-256 for a set of files, of their names and hashes."""
     lines = "".join(f"{sources[name]}  {name}\n" for name in sorted(sources))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def module_file(name: str, root: Path = ROOT) -> Path | None:
-    """The file of a module or package of this repository, None for anything else."""
-    if name.partition(".")[0] not in PACKAGES:
-        return None
-    base = root.joinpath(*name.split("."))
-    candidates = (base.with_suffix(".py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def imported_names(path: Path, module: str) -> Iterator[str]:
-    """Dotted names a file imports, anywhere in it.
-
-    ``from a import b`` yields ``a`` and ``a.b``, since ``b`` may be a module.
-
-    Args:
-        path: the source file.
-        module: its dotted name, which relative imports start from.
-    """
-    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def file_hash(path: str | Path) -> str:

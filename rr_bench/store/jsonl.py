@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from rr_bench.store.records import RecordError, SampleRecord, from_json
+from rr_bench.store.records import RecordError, SampleRecord, read_line
 
 log = logging.getLogger(__name__)
 
@@ -18,29 +19,53 @@ class StoreError(RuntimeError):
     """Something in the store cannot be used; the message names the file."""
 
 
-def read_samples(path: Path) -> tuple[list[SampleRecord], bool]:
+def read_samples(path: Path, cell: str) -> tuple[list[SampleRecord], bool]:
     """Records of a ``samples.jsonl`` and whether a torn last line was left out.
 
-    A failed sample that was tried again is represented by its last record.
+    Args:
+        path: the file; none is no samples.
+        cell: start of the key that every line must name.
 
     Raises:
-        RecordError: a line that is complete but corrupt, named by file and line.
+        RecordError: a line that is complete but corrupt, edited or another cell's, by file and line.
         StoreError: a sample scored twice.
     """
     if not path.exists():
         return [], False
     *lines, tail = path.read_bytes().split(b"\n")
+    where = str(path)
+    return last_records(
+        (f"{where}:{number}", decoded(line, f"{where}:{number}"), cell)
+        for number, line in enumerate(lines, 1)
+    ), bool(tail)
+
+
+def last_records(lines: Iterable[tuple[str, str, str | None]]) -> list[SampleRecord]:
+    """Records of lines, given as (where, text, cell); a failed sample that was tried again counts once.
+
+    Raises:
+        RecordError: a corrupt line.
+        StoreError: a sample scored twice.
+    """
     records: dict[str, SampleRecord] = {}
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        try:
-            record = from_json(SampleRecord, line.decode("utf-8"), where)
-        except UnicodeDecodeError as error:
-            raise RecordError(f"{where}: not UTF-8 ({error})") from error
+    for where, text, cell in lines:
+        _, record = read_line(text, where, cell)
         if record.uid in records and records[record.uid].error is None:
             raise StoreError(f"{where}: sample {record.uid} was scored before")
         records[record.uid] = record
-    return list(records.values()), bool(tail)
+    return list(records.values())
+
+
+def decoded(line: bytes, where: str) -> str:
+    """A line's text.
+
+    Raises:
+        RecordError: it is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{where}: not UTF-8 ({error})") from error
 
 
 def read_errors(path: Path) -> list[dict[str, str]]:
@@ -85,14 +110,17 @@ def append_line(file: BinaryIO, line: str) -> None:
         raise
 
 
+DONE_FIELDS = ("n", "scored", "failed")
+
+
 def read_done(folder: Path) -> dict[str, int] | None:
-    """The DONE marker of a cell, ``n`` asked for and ``scored``; None without one."""
+    """The DONE marker of a cell: samples asked for, scored and failed; None without one."""
     path = folder / "DONE"
     if not path.exists():
         return None
     marker = read_json(path)
-    if not all(isinstance(marker.get(name), int) for name in ("n", "scored")):
-        raise StoreError(f"{path}: expected n and scored; delete the file and run again")
+    if not all(isinstance(marker.get(name), int) for name in DONE_FIELDS):
+        raise StoreError(f"{path}: expected {', '.join(DONE_FIELDS)}; delete the file and run again")
     return marker
 
 
@@ -100,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise StoreError(f"{path}: expected a JSON object")

@@ -2,18 +2,22 @@
 
 Every record carries its schema number and is checked on the way in and on the way out, so that a
 file written by another version, or edited by hand, is refused by name and never half understood.
+A sample's line also names its cell and ends in a checksum: a line that was edited, or copied from
+another cell, is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-SCHEMA = 1
+SCHEMA = 2
 
 Record = TypeVar("Record", "SampleRecord", "CellInfo")
 
@@ -43,7 +47,6 @@ class SampleRecord:
         density_by_layer: the same for each layer, mean over heads.
         kernels: attention kernels that ran in prefill.
         prefill_s: seconds of the prompt's forward pass.
-        compiled: a kernel was compiled during that pass, so its seconds are no measurement.
         decode_s: seconds of generation after it.
         error: why there is no score, or None.
         schema: version of this layout.
@@ -65,7 +68,6 @@ class SampleRecord:
     density_by_layer: list[float] | None = None
     kernels: list[str]
     prefill_s: float | None = None
-    compiled: bool = False
     decode_s: float | None = None
     error: str | None = None
     schema: int = SCHEMA
@@ -87,15 +89,10 @@ class CellInfo:
     Attributes:
         key: SHA-256 of the canonical JSON of ``settings``.
         label: readable name; it heads the folder's name and is not part of the key.
-        model: at least ``name``, ``path`` and ``dtype``.
-        method: ``name``, ``label``, ``params``, ``dense`` and ``keep``.
-        task: lm-eval task name.
-        task_version: version from the task's definition.
-        length: nominal length in tokens.
-        seed: seed of the task's data.
-        source: where the rows come from, "generated" or "helmet".
-        settings: everything that can change the cell's numbers; what the key hashes.
-        sources: SHA-256 of every source file behind the numbers.
+        model: ``name`` in tables, and ``path`` without anything of the machine.
+        method: ``name``, ``label``, all ``params``, and whether it is the ``dense`` baseline.
+        settings: everything that can change the cell's numbers, and nothing else: what the key
+            hashes. A setting that was added later is absent where it has its default.
         schema: version of this layout.
     """
 
@@ -103,28 +100,71 @@ class CellInfo:
     label: str
     model: dict[str, Any]
     method: dict[str, Any]
-    task: str
-    task_version: int | float | str
-    length: int
-    seed: int
-    source: str
     settings: dict[str, Any]
-    sources: dict[str, str]
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        _need("model", self.model, {"name": str, "path": str, "dtype": str})
-        _need(
-            "method",
-            self.method,
-            {"name": str, "label": str, "params": dict, "dense": bool, "keep": dict},
-        )
+        _need("model", self.model, {"name": str, "path": str})
+        _need("method", self.method, {"name": str, "label": str, "params": dict, "dense": bool})
+        _need("settings", self.settings, {"task": str, "length": int, "data": dict, "versions": dict})
+
+    @property
+    def task(self) -> str:
+        """lm-eval task name."""
+        return str(self.settings["task"])
+
+    @property
+    def length(self) -> int:
+        """Nominal length in tokens."""
+        return int(self.settings["length"])
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the dense baseline."""
+        return bool(self.method["dense"])
+
+    @property
+    def source(self) -> str:
+        """Where the rows come from, ``generated`` or ``helmet``."""
+        return str(self.settings["data"].get("source", "generated"))
 
 
 def to_json(record: SampleRecord | CellInfo, *, indent: int | None = None) -> str:
     """JSON text of a record; one line unless ``indent`` is given. NaN is refused."""
     return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def sample_line(record: SampleRecord, cell: str) -> str:
+    """One line of ``samples.jsonl``: the record, the ``cell`` it belongs to, and its ``check``sum."""
+    data = {"cell": cell, **asdict(record)}
+    return json.dumps(data | {"check": _checksum(data)}, ensure_ascii=False, allow_nan=False)
+
+
+def read_line(text: str, where: str, cell: str | None = None) -> tuple[str, SampleRecord]:
+    """Cell and record of a line of ``samples.jsonl``.
+
+    Args:
+        text: the line.
+        where: file and line, for error messages.
+        cell: start of the key that the line must name; None takes any.
+
+    Raises:
+        RecordError: not such a line, edited since it was written, or another cell's.
+    """
+    data = _json_object(text, where)
+    check = data.pop("check", None)
+    if check != _checksum(data):
+        raise RecordError(f"{where}: the line does not fit its checksum; it was edited or damaged")
+    named = str(data.pop("cell", ""))
+    if cell is not None and named != cell:
+        raise RecordError(f"{where}: the line belongs to cell {named}, not {cell}")
+    return named, _record(SampleRecord, data, where)
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    text = json.dumps(data, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def from_json(cls: type[Record], text: str, where: str) -> Record:
@@ -138,12 +178,20 @@ def from_json(cls: type[Record], text: str, where: str) -> Record:
     Raises:
         RecordError: not JSON, another schema, or a field unknown, missing or of the wrong type.
     """
+    return _record(cls, _json_object(text, where), where)
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise RecordError(f"{where}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _record(cls: type[Record], data: dict[str, Any], where: str) -> Record:
     if data.get("schema") != SCHEMA:
         raise RecordError(f"{where}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}")
     names = {field.name for field in fields(cls)}
@@ -162,8 +210,11 @@ def _need(name: str, value: Mapping[str, Any], wanted: Mapping[str, type]) -> No
             raise RecordError(f"field {name}.{key} must be a {kind.__name__}, got {value.get(key)!r}")
 
 
+_hints = cache(get_type_hints)
+
+
 def _check_fields(record: SampleRecord | CellInfo) -> None:
-    hints = get_type_hints(type(record))
+    hints = _hints(type(record))  # type: ignore[arg-type]
     for field in fields(record):
         value = getattr(record, field.name)
         if not _fits(value, hints[field.name]):

@@ -12,73 +12,57 @@ from typing import Any
 
 from rr_bench import TASKS as FOLDER
 from rr_bench.store.fingerprint import file_hash
-from rr_bench.tasks.datasets import (
+from rr_bench.tasks import (
     alce,
     icl,
-    infinitebench,
     json_kv,
     kilt,
-    msmarco,
-    multi_lexsum,
+    lexsum,
     narrativeqa,
     niah,
     recall_prefill,
+    rerank,
+    stories,
 )
 from rr_bench.tasks.definitions import read_definition
-from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.prompts.rows import Row
-from rr_bench.tasks.settings import DataSettings, Settings
+from rr_bench.tasks.settings import DataSettings
 
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""
 
-CATEGORIES: dict[str, ModuleType] = {
+MODULES: dict[str, ModuleType] = {
+    "json_kv": json_kv,
     "recall": niah,
+    "recall_prefill": recall_prefill,
     "rag": kilt,
-    "rerank": msmarco,
+    "rerank": rerank,
     "cite": alce,
     "icl": icl,
-    "longqa": infinitebench,
-    "summ": infinitebench,
-}
-"""Module of a category's tasks, those aside that :data:`OWN` names."""
-OWN: dict[str, ModuleType] = {
-    "json_kv": json_kv,
-    "recall_prefill": recall_prefill,
     "narrativeqa": narrativeqa,
-    "multi_lexsum": multi_lexsum,
+    "multi_lexsum": lexsum,
+    "longqa": stories,
+    "summ": stories,
 }
+"""Builder of a task, or of a category where all of its tasks share one."""
 
 
 def module_of(task: str) -> ModuleType:
-    """The module that finds a task's files, makes its rows and scores its answers.
+    """The module that builds and scores a task.
 
     Raises:
         ValueError: there is no such task.
     """
-    if task in OWN:
-        return OWN[task]
+    if task in MODULES and task not in _categories():
+        return MODULES[task]
     if task not in DATASETS:
         names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
         raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
-    return CATEGORIES[DATASETS[task].category]
+    return MODULES[DATASETS[task].category]
 
 
-def rows_of(task: str, *, notes: Notes | None = None, **metadata: Any) -> list[Row]:
-    """Rows of a task.
-
-    Args:
-        task: its name.
-        notes: where what happens to the rows is counted.
-        metadata: as in :class:`~rr_bench.tasks.settings.Settings`.
-
-    Raises:
-        ValueError: a setting is wrong, a file is missing or corrupt; the message names it.
-    """
-    settings = Settings.from_metadata(metadata)
-    made: list[Row] = module_of(task).rows(task, settings, Notes() if notes is None else notes)
-    return made
+def _categories() -> set[str]:
+    return {dataset.category for dataset in DATASETS.values()}
 
 
 def source_files(task: str, length: int, data: DataSettings) -> list[Path]:
@@ -108,7 +92,8 @@ def identity(task: str, length: int, data: DataSettings) -> dict[str, Any]:
 
     Returns:
         ``source``, ``files`` (name to SHA-256), and each setting of ``data`` whose ``key`` says that
-        it applies to this task.
+        it applies to this task; one at its default is left out, so that settings added later change
+        no key.
 
     Raises:
         ValueError: unknown task, or a file is missing.
@@ -119,11 +104,13 @@ def identity(task: str, length: int, data: DataSettings) -> dict[str, Any]:
     switches = {
         one.name: getattr(data, one.name)
         for one in fields(DataSettings)
-        if one.metadata["key"] is not None and one.metadata["key"](task, source)
+        if one.metadata["key"] is not None
+        and one.metadata["key"](task, source)
+        and getattr(data, one.name) != one.default
     }
     name = switches.get("llama2_tokenizer")
     if name is not None and Path(name).expanduser().is_dir():
-        switches["llama2_tokenizer"] = None  # its files say what it is
+        del switches["llama2_tokenizer"]  # its files say what it is
     return {"source": source, "files": {k: _hash(path) for k, path in files.items()}, **switches}
 
 
@@ -137,15 +124,12 @@ def versions(task: str) -> dict[str, int]:
     return {"task": _task_version(task), "prompts": module.PROMPTS, "scorer": module.SCORER}
 
 
-def newline_stop(task: str, setting: bool | str, *, thinking: bool = False) -> bool:
+def newline_stop(task: str, setting: bool | str) -> bool:
     """Whether generation ends at a newline token.
 
     ``auto`` is what HELMET's configs ask for: on for RAG, ICL and re-ranking. The RRAttention authors
-    ran it so; HELMET's own numbers were made without, as its code never read the configs' key. A
-    thinking model (``data.thinking``) never stops there.
+    ran it so; HELMET's own numbers were made without, as its code never read the configs' key.
     """
-    if thinking:  # thoughts have lines
-        return False
     if setting != "auto":
         return bool(setting)
     return task in DATASETS and DATASETS[task].newline_stop

@@ -1,0 +1,221 @@
+"""Stores as the report reads them: a running one, cell by cell, or a frozen one of two files.
+
+Each cell has to be what it says. One whose files do not fit each other (copied, edited, shortened)
+is named and left out; all others are read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rr_bench.store.cells import SHORT, cell_key
+from rr_bench.store.jsonl import (
+    StoreError,
+    decoded,
+    last_records,
+    read_done,
+    read_errors,
+    read_json,
+    read_samples,
+)
+from rr_bench.store.records import CellInfo, RecordError, SampleRecord, from_json, read_line
+
+FROZEN_CELLS = "cells.jsonl"
+FROZEN_SAMPLES = "samples.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """One stored cell as the report reads it.
+
+    Attributes:
+        info: what was measured.
+        env: on what; empty if the cell never wrote it.
+        samples: last record of every sample, in order of first appearance.
+        errors: lines of ``errors.jsonl``.
+        done: how many samples the DONE marker vouches for, None without a marker.
+        torn: whether the last line was cut short and left out.
+        data: what happened to the task's data: rows read, dropped, truncated; None if unknown.
+        judged: metrics a judge added, by name: ``value`` (0..1), ``uids`` it covers, ``judge``.
+    """
+
+    info: CellInfo
+    env: dict[str, Any]
+    samples: list[SampleRecord]
+    errors: list[dict[str, str]] = field(default_factory=list)
+    done: int | None = None
+    torn: bool = False
+    data: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
+
+    @property
+    def scored(self) -> dict[str, SampleRecord]:
+        """The samples that have a score, by uid."""
+        return {sample.uid: sample for sample in self.samples if sample.error is None}
+
+
+def is_store(out: str | Path) -> bool:
+    """Whether a folder holds cells, running or frozen."""
+    folder = Path(out)
+    return (folder / "cells").is_dir() or (folder / FROZEN_CELLS).is_file()
+
+
+def read_store(out: str | Path) -> tuple[list[StoredCell], list[str]]:
+    """All cells that are what they say, and one message for each that is not.
+
+    Raises:
+        StoreError: there is no store at ``out``.
+    """
+    folder = Path(out)
+    if (folder / FROZEN_CELLS).is_file():
+        return _read_frozen(folder)
+    cells: dict[str, StoredCell] = {}
+    places: dict[str, Path] = {}
+    problems = []
+    for path in cell_folders(folder):
+        try:
+            cell = read_cell(path)
+        except (RecordError, StoreError, OSError) as error:
+            problems.append(f"cell left out: {error}")
+            continue
+        if cell.info.key in cells:
+            first = places[cell.info.key].name
+            problems.append(f"cell left out: {path} is a copy of {first}; delete one of them")
+            continue
+        cells[cell.info.key], places[cell.info.key] = cell, path
+    return list(cells.values()), problems
+
+
+def cell_folders(out: str | Path) -> list[Path]:
+    """Folders of the cells of a running store, sorted by name, those named by their key first.
+
+    Raises:
+        StoreError: there is no store at ``out``.
+    """
+    folder = Path(out) / "cells"
+    if not folder.is_dir():
+        raise StoreError(f"{folder} does not exist: no run has written to out={out} yet")
+    found = sorted(path.parent for path in folder.glob("*/cell.json"))
+    return sorted(found, key=lambda path: not _ends_in_key(path.name))
+
+
+def _ends_in_key(name: str) -> bool:
+    end = name.rpartition("-")[2]
+    return len(end) == SHORT and all(digit in "0123456789abcdef" for digit in end)
+
+
+def read_cell(folder: Path) -> StoredCell:
+    """Read one cell of a running store and change nothing.
+
+    Raises:
+        RecordError: ``cell.json`` or a line of ``samples.jsonl`` does not fit the schema.
+        StoreError: the cell is not what it says, or another file is unreadable.
+    """
+    path = folder / "cell.json"
+    info = from_json(CellInfo, path.read_text(encoding="utf-8"), str(path))
+    samples, torn = read_samples(folder / "samples.jsonl", info.key[:SHORT])
+    data, judged, env = (
+        read_json(folder / name) if (folder / name).exists() else None
+        for name in ("data.json", "judged.json", "env.json")
+    )
+    marker = read_done(folder)
+    return _checked(
+        StoredCell(
+            info,
+            env or {},
+            samples,
+            read_errors(folder / "errors.jsonl"),
+            None if marker is None else marker["n"],
+            torn,
+            data,
+            judged,
+        ),
+        marker,
+        str(folder),
+    )
+
+
+def _checked(cell: StoredCell, marker: dict[str, int] | None, where: str) -> StoredCell:
+    """The cell, once its parts are known to fit each other."""
+    info = cell.info
+    if cell_key(info.settings) != info.key:
+        raise StoreError(f"{where}: settings do not hash to the key; cell.json was edited")
+    for sample in cell.samples:
+        if (sample.task, sample.length) != (info.task, info.length):
+            raise StoreError(f"{where}: sample {sample.uid} is of {sample.task} {sample.length}")
+    if marker is not None and len(cell.scored) != marker["scored"]:
+        raise StoreError(
+            f"{where}: {len(cell.scored)} scored samples where DONE vouches for {marker['scored']}; "
+            "samples.jsonl is missing or was shortened. Run the cell again"
+        )
+    return cell
+
+
+def frozen_line(cell: StoredCell) -> str:
+    """All of a cell but its samples, as one line of ``cells.jsonl``."""
+    scored = len(cell.scored)
+    marker = {"n": cell.done, "scored": scored, "failed": len(cell.samples) - scored}
+    content = {
+        "info": asdict(cell.info),
+        "env": cell.env,
+        "errors": cell.errors,
+        "done": None if cell.done is None else marker,
+        "data": cell.data,
+        "judged": cell.judged,
+    }
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def _read_frozen(folder: Path) -> tuple[list[StoredCell], list[str]]:
+    by_cell: dict[str, list[tuple[str, str, str | None]]] = defaultdict(list)
+    problems: list[str] = []
+    for where, text in _lines(folder / FROZEN_SAMPLES, gzip.open):
+        try:
+            name, _ = read_line(text, where)
+        except RecordError as error:
+            problems.append(f"sample left out: {error}")
+            continue
+        by_cell[name].append((where, text, name))
+    cells: list[StoredCell] = []
+    for where, text in _lines(folder / FROZEN_CELLS, open):
+        try:
+            cell = _thawed(text, where, by_cell)
+            if any(cell.info.key == other.info.key for other in cells):
+                raise StoreError(f"{where}: a copy of {cell.info.label}")
+            cells.append(cell)
+        except (RecordError, StoreError, TypeError, KeyError, ValueError) as error:
+            problems.append(f"cell left out: {error}")
+    return cells, problems
+
+
+def _thawed(text: str, where: str, by_cell: dict[str, list[tuple[str, str, str | None]]]) -> StoredCell:
+    content = json.loads(text)
+    info = from_json(CellInfo, json.dumps(content["info"]), where)
+    # Popped, so that a copied line finds no samples.
+    samples = last_records(by_cell.pop(info.key[:SHORT], []))
+    marker = content["done"]
+    cell = StoredCell(
+        info,
+        content["env"],
+        samples,
+        content["errors"],
+        None if marker is None else int(marker["n"]),
+        data=content["data"],
+        judged=content["judged"],
+    )
+    return _checked(cell, marker, where)
+
+
+def _lines(path: Path, opener: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path}:{number}", decoded(line, f"{path}:{number}")
+    except (OSError, EOFError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error

@@ -1,1 +1,0 @@
-"""Scores of answers, rankings and lists, as HELMET and ALCE compute them."""
