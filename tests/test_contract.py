@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import random
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from method.attention import SparsePrefill
 from method.base import Method
@@ -19,6 +17,7 @@ from method.density import check_causal, density_by_head
 from method.keep import EQUAL_KEEP, KeepPolicy
 from method.ops.block_sparse.reference import reference_attention
 from method.ops.dense import dense_prefill
+from rr_bench.config.registry import MethodSpec, expand_method
 from tests.attention_cases import NO_KEEP, Case, tensors
 
 CONFIGS = sorted((Path(__file__).parents[1] / "conf" / "method").glob("*.yaml"))
@@ -37,10 +36,12 @@ CASES = [
 ]
 
 
+def spec(config: Path) -> MethodSpec:
+    return expand_method(config.stem, config.parents[1])[0]
+
+
 def build(config: Path, **overrides: Any) -> Method:
-    fields = yaml.safe_load(config.read_text())
-    module, _, name = fields.pop("_target_").rpartition(".")
-    return getattr(importlib.import_module(module), name)(**{**fields, **overrides})
+    return spec(config).build(**overrides)
 
 
 def choose(method: Method, case: Case, keep: KeepPolicy, seed: int = 0):
@@ -117,7 +118,7 @@ def test_more_of_the_knob_keeps_more_and_all_of_it_everything(config, case):
     if method.knob is None:
         assert method.dense, f"{config.stem} has no knob: nothing to calibrate it by"
         return
-    assert method.knob.name in yaml.safe_load(config.read_text())
+    assert method.knob.name in spec(config).params
     kept = [
         choose(build(config, **{method.knob.name: value}), case, NO_KEEP).to_map()
         for value in knob_values(method)

@@ -30,7 +30,8 @@ def config(tmp_path, monkeypatch) -> Path:
     module = types.ModuleType(f"method.{named[1]}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(block("python"), f"{named[1]}.py", "exec"), module.__dict__)
-    path = tmp_path / f"{named[1]}.yaml"
+    path = tmp_path / "method" / f"{named[1]}.yaml"
+    path.parent.mkdir()
     path.write_text(block("yaml"))
     return path
 

@@ -7,7 +7,6 @@ hangs on rounding, and a test holds all of them to it.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -79,14 +78,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def build(name: str, settings: dict[str, Any]) -> Method:
-    """A method of ``conf/method`` with some settings changed."""
-    spec = expand_method({"name": name, **settings})[0]
-    module, _, cls = spec.target.rpartition(".")
-    made: Method = getattr(importlib.import_module(module), cls)(**spec.params)
-    return made
-
-
 @cache
 def inputs(case: Case, jitter: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value in which some key blocks stand out for some stretches of queries.
@@ -148,7 +139,7 @@ def methods() -> dict[str, Method]:
     for path in sorted((CONF / "method").glob("*.yaml")):
         for settings in ({}, *VARIANTS.get(path.stem, [])):
             shown = ", ".join(f"{key}={value}" for key, value in settings.items())
-            found[f"{path.stem}({shown})"] = build(path.stem, settings)
+            found[f"{path.stem}({shown})"] = expand_method({"name": path.stem, **settings})[0].build()
     with TemporaryDirectory() as folder:
         patterns = write(Path(folder), MIXED * (LATE + 1))
         for variant in VARIANTS_OF_LINES:
