@@ -13,12 +13,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rr_bench.tasks import templates
+from rr_bench.tasks.datasets.infinitebench import SPLITS
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.prompt import Row
-from rr_bench.tasks.sources import module_of
-from rr_bench.tasks.stories import SPLITS
-from tests.tiny import recall_rows, tiny_tokenizer
+from rr_bench.tasks.prompts import templates
+from rr_bench.tasks.prompts.rows import Row
+from rr_bench.tasks.sources import rows_of
+from tests.tiny import tiny_tokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data beside the repository")
@@ -32,7 +32,8 @@ OFFLINE = {
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }} {{ date_string }}]{{ m['content'] }}"
-    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 
 ASQA_PROMPT = {
@@ -95,9 +96,7 @@ def tokenizers(folder: Path) -> dict[bool, str]:
 
 def builder_of(dataset: str) -> Callable[..., list[Row]]:
     """What makes a dataset's rows."""
-    if DATASETS[dataset].category == "recall":
-        return functools.partial(recall_rows, dataset)
-    return functools.partial(module_of(dataset).rows, dataset=dataset)
+    return functools.partial(rows_of, dataset)
 
 
 class Maker:

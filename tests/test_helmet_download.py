@@ -13,7 +13,7 @@ import pytest
 from rr_bench.download import helmet
 from rr_bench.download.errors import DownloadError
 from rr_bench.download.unpack import unpack
-from rr_bench.tasks.hubsets import split_files
+from rr_bench.tasks.files.hub import split_files
 from rr_bench.tasks.settings import DataSettings
 
 LARGE = 10**6

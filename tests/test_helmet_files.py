@@ -1,15 +1,16 @@
 """Rows from HELMET's own files: golden prompts, selection, errors."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from rr_bench.tasks import json_kv, niah, recall_prefill, templates
-from rr_bench.tasks.helmet_files import read_rows, selection
-from rr_bench.tasks.settings import DataSettings, Settings
+from rr_bench.tasks.datasets import json_kv, niah, recall_prefill
+from rr_bench.tasks.files.jsonl import read_rows
+from rr_bench.tasks.files.selection import chosen_rows
+from rr_bench.tasks.prompts import templates
+from rr_bench.tasks.settings import DataSettings
 from rr_bench.tasks.sources import TASKS, identity, source_files
-from rr_bench.tasks.tokens import load_tokenizer
+from rr_bench.tasks.task import process_results
 from tests import helmet_layout as layout
 from tests.tiny import recall_rows as rows
 
@@ -116,6 +117,12 @@ def test_niah_golden(tmp_path, toks, chat, task, kind, verb, article):
         assert row["lead_in"] == row["prompt"].split("\n")[-1]
 
 
+def test_json_kv_without_demonstrations_keeps_the_gap(tmp_path, tok):
+    helmet(tmp_path, "json_kv", [{**KV[1], "demos": []}])
+    (row,) = rows("json_kv", length=8192, samples=1, tokenizer=tok, helmet_dir=str(tmp_path))
+    assert row["prompt"].endswith("JSON object below.\n\n\n\nKey: a\nCorresponding value:")
+
+
 def test_recall_prefill_golden(tmp_path, tok, monkeypatch):
     pairs = [(f"k{i}", f"v{i}") for i in range(4)]
     monkeypatch.setattr(recall_prefill, "choose", lambda rng, kv, n: [2 % len(kv), 0][:n])
@@ -155,8 +162,8 @@ def test_real_json_kv_rows(tmp_path, tok):
             + f"Key: {k1}\nCorresponding value: {v1}\n\nKey: {k2}\nCorresponding value: {v2}\n\n"
             + f"Key: {record['question']}\nCorresponding value:"
         )
-        assert json_kv.process_results(row, [f" {record['answer']}\n\nKey:"]) == {"score": 1.0}
-        assert json_kv.process_results(row, [f" {v1}"]) == {"score": 0.0}
+        assert process_results(row, [f" {record['answer']}\n\nKey:"])["score"] == 1.0
+        assert process_results(row, [f" {v1}"])["score"] == 0.0
     graded = rows("recall_prefill", **metadata)
     assert graded[:3] == rows("recall_prefill", **{**metadata, "samples": 3})
     for row in graded:
@@ -177,15 +184,14 @@ def test_real_multivalue_rows_truncated(tmp_path, tok):
         assert abs(row["input_len"] - row["budget"]) <= 2 and row["budget"] == 8142
         survived = all(gold in context for gold in record["outputs"])
         assert json.loads(row["extra"])["gold_survived"] is survived
-        assert niah.process_results(row, [", ".join(record["outputs"][:3])]) == {"score": 0.75}
+        assert process_results(row, [", ".join(record["outputs"][:3])])["score"] == 0.75
 
 
-def test_selection_is_helmets_permutation(tok):
-    settings = Settings(load_tokenizer(tokenizer=tok), length=8192, samples=12)
-    assert selection(600, settings) == [522, 409, 86, 441, 309, 514, 295, 324, 459, 325, 302, 225]
-    assert selection(100, settings) == [59, 21, 56, 18, 33, 42, 50, 27, 92, 71, 2, 25]
-    assert sorted(selection(6, settings)) == list(range(6))
-    assert len(selection(600, replace(settings, samples=500))) == 100
+def test_selection_is_helmets_permutation():
+    assert chosen_rows(600, 42, 12) == [522, 409, 86, 441, 309, 514, 295, 324, 459, 325, 302, 225]
+    assert chosen_rows(100, 42, 12) == [59, 21, 56, 18, 33, 42, 50, 27, 92, 71, 2, 25]
+    assert sorted(chosen_rows(6, 42, 12)) == list(range(6))
+    assert len(chosen_rows(600, 42, 500)) == 100
 
 
 def test_corrupt_line_names_file_and_line(tmp_path, tok):

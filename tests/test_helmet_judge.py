@@ -25,7 +25,7 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.niah import split_sentences
+from rr_bench.tasks.datasets.niah import split_sentences
 from rr_bench.tasks.settings import DataSettings
 from tests import helmet_layout as layout
 from tests.fabricate import FULL
@@ -244,7 +244,7 @@ def test_a_torn_reply_is_dropped(tmp_path):
     assert ReplyCache(tmp_path / "c.jsonl", "j").get("b") == "2"
 
 
-def stored(task, output, golds, *, chat):
+def stored(task, output, golds, *, chat, thinking=False):
     info = CellInfo(
         key="k",
         label=task,
@@ -264,7 +264,7 @@ def stored(task, output, golds, *, chat):
         kernels=[],
         output=output,
     )
-    return StoredCell(info, {}, [sample], [], 1, False, {"chat": chat})
+    return StoredCell(info, {}, [sample], [], 1, False, {"chat": chat, "thinking": thinking})
 
 
 def test_citations_of_a_cell_use_all_retrieved_documents(tmp_path):
@@ -306,7 +306,7 @@ def test_answers_and_summaries_of_a_cell(server, tmp_path):
         'precision_prompt_book = "P {expert_summary} S {summary}"\n'
     )
     judge = endpoint(server, tmp_path)
-    cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False)
+    cell = stored("narrativeqa", "Bob? </think>It is\nAnn", ["Ann"], chat=False, thinking=True)
     values = judge_cell(cell, DataSettings(helmet_dir=str(tmp_path)), None, judge, split_sentences)
     assert values == {"gpt-4-score": {cell.samples[0].uid: pytest.approx(2 / 3)}}
     assert server.asked[-1][0]["messages"][0]["content"] == "Q who? G ['Ann'] A It is Ann"

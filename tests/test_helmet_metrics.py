@@ -2,7 +2,8 @@
 
 import pytest
 
-from rr_bench.tasks.citations import (
+from rr_bench.tasks.metrics.answers import best_metrics, qa_metrics
+from rr_bench.tasks.metrics.citations import (
     clean_output,
     listed,
     qampari_metrics,
@@ -10,8 +11,7 @@ from rr_bench.tasks.citations import (
     remove_citations,
     str_em,
 )
-from rr_bench.tasks.metrics import best_metrics, qa_metrics
-from rr_bench.tasks.ranking import ndcg, parse_rankings, ranking_metrics
+from rr_bench.tasks.metrics.ranking import ndcg, parse_rankings, ranking_metrics
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_a_ranking_as_trec_eval_grades_it():
     found = ranking_metrics("Ranking: 99 > 1 > 2 > 3", qrels, 10)
     expected = {"MRR": 1 / 2, "MAP@1": 0, "MAP@5": (1 / 2 + 2 / 4) / 3, "Recall@1": 0}
     expected |= {"Recall@5": 2 / 3, "P@1": 0, "P@5": 2 / 5, "P@10": 2 / 10, "num_preds": 4}
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=6e-6)
+    third = ranking_metrics("Ranking: 2 > 9 > 1", {"1": 1, "2": 0}, 10)
+    assert third["MRR"] == third["MAP@5"] == 0.33333  # as many decimals as HELMET keeps
     none = ranking_metrics("Ranking: 2", {"1": 0, "2": 0}, 10)
     assert none["MRR"] == none["MAP@10"] == none["Recall@10"] == none["P@10"] == 0
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from rr_bench.tasks import icl, kilt, rerank
+from rr_bench.tasks.datasets import icl, kilt, msmarco
+from rr_bench.tasks.files.selection import balance, label_map, text_seed
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.render import fill
-from rr_bench.tasks.selection import balance, label_map, text_seed
+from rr_bench.tasks.prompts.render import fill
 from tests import helmet_layout as layout
 
 LENGTH = 8192
@@ -119,7 +119,7 @@ def test_rerank_golden(tmp_path, make, chat):
             f"[ID: {j}] Document: p{j} {{x}}\n\n[ID: {j + 4}] Document: p{j + 4} {{x}}\n\n"
             f"[ID: {j + 8}] Document: p{j + 8} {{x}}\n\nQuery: p{j}?\n"
             f"Ranking: {j + 4} > {j + 8} > {j}\n\n"
-            for j in rerank.shuffled(3, text_seed(f"t{i}"))[:2]
+            for j in msmarco.shuffled(3, text_seed(f"t{i}"))[:2]
         )
         assert row["prompt"] == (
             "You are provided with a list of documents, each indicated by their ID. Rank each "
@@ -134,12 +134,44 @@ def test_rerank_golden(tmp_path, make, chat):
 
 def test_rerank_titles_and_demonstration_pool(tmp_path, make):
     titled = [{"id": "1", "title": "A", "text": "b", "label": 1}]
-    assert rerank.passages(titled) == ["[ID: 1] Document (Title: A): b"]
+    assert msmarco.passages(titled, True) == ["[ID: 1] Document (Title: A): b"]
     test = [{"qid": "a"}, {"qid": "b"}]
     small = [{"qid": q} for q in "abc"]
     large = [{"qid": q} for q in "abcde"]
-    assert [one["qid"] for one in rerank.demo_pool(test[0], test, small)] == ["b", "c"]
-    assert [one["qid"] for one in rerank.demo_pool(test[0], test, large)] == ["c", "d", "e"]
+    assert [one["qid"] for one in msmarco.demo_pool(test[0], test, small)] == ["b", "c"]
+    assert [one["qid"] for one in msmarco.demo_pool(test[0], test, large)] == ["c", "d", "e"]
+
+
+def test_rerank_demonstrations_follow_the_tests_row(tmp_path, make):
+    """Titles of the demonstrations are shown where the asked passages have some."""
+    plain = [{"id": "1", "text": "b", "label": 1}]
+    titled = [{"id": "1", "title": "A", "text": "b", "label": 1}]
+    pool = [{"qid": f"p{i}", "query": "p?", "ctxs": titled} for i in range(3)]
+    layout.write_jsonl(layout.demo_file(tmp_path, "msmarco_rerank"), pool)
+    for ctxs, shown in ((plain, "Document: b"), (titled, "Document (Title: A): b")):
+        rows = [{"qid": "t", "query": "t?", "ctxs": ctxs}]
+        layout.write_jsonl(layout.test_file(tmp_path, "msmarco_rerank", LENGTH), rows)
+        (row,) = make("msmarco_rerank")
+        assert row["prompt"].count(f"[ID: 1] {shown}") == 3
+
+
+def test_rerank_demonstrations_are_counted_against_the_chosen_queries(tmp_path, make):
+    """150 queries, of which HELMET takes 100: 250 demonstrations are many for these only."""
+
+    def rows(names):
+        ctxs = [{"id": "1", "text": "b", "label": 1}]
+        return [{"qid": name, "query": name, "ctxs": ctxs} for name in names]
+
+    asked = [f"q{i:03d}" for i in range(150)]
+    layout.write_jsonl(layout.test_file(tmp_path, "msmarco_rerank", LENGTH), rows(asked))
+    pool = [*asked, *(f"p{i}" for i in range(100))]
+    layout.write_jsonl(layout.demo_file(tmp_path, "msmarco_rerank"), rows(pool))
+    made = make("msmarco_rerank")
+    chosen = {json.loads(row["extra"])["key"] for row in made}
+    assert len(chosen) == 100
+    for row in made:
+        demos = row["prompt"].split("\n\nQuery: ")[1:3]
+        assert not chosen & {demo.partition("\n")[0] for demo in demos}
 
 
 @pytest.mark.parametrize("chat", [False, True])

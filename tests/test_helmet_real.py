@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from rr_bench.tasks import scoring
+from rr_bench.tasks.files.selection import label_map, text_seed
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.selection import label_map, text_seed
+from rr_bench.tasks.task import process_results
 from tests import helmet_layout as layout
 
 pytestmark = pytest.mark.skipif(
@@ -84,5 +84,5 @@ def test_a_perfect_answer_to_the_real_subsets_scores_full_marks(laid_out, name):
         elif name.startswith("alce"):
             # The lead-in stands in QAMPARI's first item, as it does upstream for base models.
             answer = " so: , " + ", ".join(group[0] for group in extra["answers"])
-        assert scoring.process_results(row, [answer])["score"] == 1.0
-        assert scoring.process_results(row, [" zzz"])["score"] < 1
+        assert process_results(row, [answer])["score"] == 1.0
+        assert process_results(row, [" zzz"])["score"] < 1

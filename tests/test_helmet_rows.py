@@ -5,13 +5,15 @@ import json
 import pandas as pd
 import pytest
 
-from rr_bench.tasks import icl, kilt, stories
-from rr_bench.tasks.documents import OMITTED, Cutter
+from rr_bench.tasks.datasets import icl, kilt
+from rr_bench.tasks.files.documents import OMITTED, Cutter
+from rr_bench.tasks.files.fields import Record
+from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS, LENGTHS, document_tokens
-from rr_bench.tasks.notes import Notes
-from rr_bench.tasks.render import Parts, finish
+from rr_bench.tasks.prompts.render import Parts, finish
+from rr_bench.tasks.prompts.tokens import count_tokens, load_tokenizer
 from rr_bench.tasks.settings import DataSettings, Settings
-from rr_bench.tasks.tokens import count_tokens, load_tokenizer
+from rr_bench.tasks.sources import rows_of
 from tests import helmet_layout as layout
 from tests.tiny import tiny_tokenizer
 
@@ -105,13 +107,13 @@ def test_a_story_under_the_floor_is_counted_and_named(tmp_path, toks):
     path = layout.hub_file(tmp_path, "infinitebench", "longbook_qa_eng")
     layout.write_jsonl(path, stories_of([10, 400, 20]))
     notes = Notes()
-    given = metadata(tmp_path, toks[False], dataset="infbench_qa", document_floor=300)
-    rows = stories.rows(notes=notes, **given)
+    given = metadata(tmp_path, toks[False], task="infbench_qa", document_floor=300)
+    rows = rows_of(notes=notes, **given)
     assert [row["uid"][-5:] for row in rows] == ["00001"]
     dropped = notes.as_dict()["dropped"]["story under 300 Llama-2 tokens"]
     assert dropped == {"count": 2, "first": ["0", "2"]}
     with pytest.raises(ValueError, match=r"all 3 documents are under the floor of 65536"):
-        stories.rows(**{**given, "document_floor": None})
+        rows_of(**{**given, "document_floor": None})
 
 
 def test_an_unknown_field_is_counted_and_named(tmp_path, toks):
@@ -120,11 +122,11 @@ def test_an_unknown_field_is_counted_and_named(tmp_path, toks):
     layout.write_jsonl(layout.test_file(tmp_path, "kilt_nq", 8192), rows)
     layout.write_jsonl(layout.demo_file(tmp_path, "kilt_nq"), rows[:1])
     notes = Notes()
-    kilt.rows(notes=notes, **metadata(tmp_path, toks[False], dataset="kilt_nq"))
+    rows_of(notes=notes, **metadata(tmp_path, toks[False], task="kilt_nq"))
     assert notes.as_dict()["unknown_fields"] == {"odd": 4}
     layout.write_jsonl(layout.demo_file(tmp_path, "kilt_nq"), [{"question": "q"}])
     with pytest.raises(ValueError, match=r"k3_dep6\.jsonl:1: .*\['answers', 'ctxs'\]"):
-        kilt.rows(**metadata(tmp_path, toks[False], dataset="kilt_nq"))
+        rows_of(**metadata(tmp_path, toks[False], task="kilt_nq"))
 
 
 @pytest.mark.parametrize("layout_of_gold", ["positive_ctxs", "gold_positions", "answer"])
@@ -135,7 +137,7 @@ def test_a_gold_passage_lost_to_truncation(layout_of_gold):
         row["positive_ctxs"] = [ctxs[2]]
     elif layout_of_gold == "gold_positions":
         row["gold_positions"] = [2]
-    survived = kilt.parts_of(0, row, "").survived
+    survived = kilt.parts_of(0, Record(row, "f:1"), "").survived
     assert survived(kilt.passages(ctxs)) is True
     assert survived(kilt.passages(ctxs[:2])) is False
 
@@ -150,7 +152,7 @@ def test_samples_are_nested_and_rag_takes_one_depth_per_question(tmp_path, toks)
     layout.write_jsonl(layout.test_file(tmp_path, "kilt_hotpotqa", 8192), rows)
     layout.write_jsonl(layout.demo_file(tmp_path, "kilt_hotpotqa"), rows[:6])
     made = {
-        n: kilt.rows(**metadata(tmp_path, toks[False], dataset="kilt_hotpotqa", samples=n))
+        n: rows_of(**metadata(tmp_path, toks[False], task="kilt_hotpotqa", samples=n))
         for n in (2, 4, 12, 600)
     }
     assert made[600] == made[12] and made[12][:4] == made[4] and made[4][:2] == made[2]
@@ -165,13 +167,13 @@ def test_clinic_is_scored_on_either_split(tmp_path, toks):
         rows = [{"text": f"{split} {i}", "intent": i} for i in range(3)]
         layout.write_jsonl(layout.hub_file(tmp_path, "clinic150", split), rows)
     for split in ("validation", "test"):
-        given = metadata(tmp_path, toks[False], dataset="icl_clinic150", clinic_split=split)
+        given = metadata(tmp_path, toks[False], task="icl_clinic150", clinic_split=split)
         notes = Notes()
-        made = icl.rows(notes=notes, **given)
+        made = rows_of(notes=notes, **given)
         assert all(f"\n\n{split} {i}\nlabel:" in row["prompt"] for i, row in enumerate(made))
         assert notes.as_dict()["test_split"] == split
     with pytest.raises(ValueError, match="clinic_split"):
-        icl.rows(**metadata(tmp_path, toks[False], dataset="icl_clinic150", clinic_split="dev"))
+        rows_of(**metadata(tmp_path, toks[False], task="icl_clinic150", clinic_split="dev"))
 
 
 def test_a_label_outside_the_mapping_is_refused(tmp_path, toks):
@@ -179,7 +181,7 @@ def test_a_label_outside_the_mapping_is_refused(tmp_path, toks):
         rows = [{"text": "t", "label": "card_arrival"}]
         layout.write_jsonl(layout.hub_file(tmp_path, "banking77", split), rows)
     with pytest.raises(ValueError, match=r"label='card_arrival' must be the hub's integer"):
-        icl.rows(**metadata(tmp_path, toks[False], dataset="icl_banking77"))
+        rows_of(**metadata(tmp_path, toks[False], task="icl_banking77"))
 
 
 def test_rows_beyond_five_hundred_are_balanced():

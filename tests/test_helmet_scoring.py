@@ -5,15 +5,15 @@ import json
 import pytest
 
 from rr_bench import TASKS
-from rr_bench.tasks import json_kv, niah
 from rr_bench.tasks.definitions import read_definition
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.metrics import after_thoughts
-from rr_bench.tasks.scoring import metric_names, process_results
+from rr_bench.tasks.metrics.answers import after_thoughts
+from rr_bench.tasks.task import process_results
 
 
-def doc(dataset, golds, lead_in="", **extra):
+def doc(dataset, golds, lead_in="", thinking=False, **extra):
     return {
+        "thinking": thinking,
         "dataset": dataset,
         "golds": json.dumps(golds),
         "extra": json.dumps(extra),
@@ -61,24 +61,44 @@ def test_alce_scores_correctness_alone():
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_a_tasks_definition_lists_what_its_scorer_returns(name):
-    if DATASETS[name].category == "recall":
-        return
     row = doc(name, ["x", "A. x"], answers=[["x"]], qrels={"1": 1}, passages=1000)
     found = process_results(row, ["x"])
     assert found["score"] == found[DATASETS[name].metric]
-    assert set(found) == set(metric_names(DATASETS[name]))
-    task = read_definition(TASKS / "helmet" / f"{name}.yaml")
-    assert [entry["metric"] for entry in task["metric_list"]] == metric_names(DATASETS[name])
+    (path,) = TASKS.rglob(f"{name}.yaml")
+    task = read_definition(path)
+    assert [entry["metric"] for entry in task["metric_list"]] == list(found)
+    assert task["metadata"]["dataset"] == name and task["metadata"]["samples"] == DATASETS[name].rows
 
 
-def test_thoughts_are_dropped_before_the_lead_in_is_added():
+def test_thoughts_are_dropped_only_where_the_setting_says_so_and_the_lead_in_with_them():
     thought = "It is Paris. </think> no: </think>\n\nRome\nAnswer: Paris"
     assert after_thoughts(thought) == "Rome\nAnswer: Paris"
     assert after_thoughts(" as it is ") == " as it is "
-    row = doc("icl_nlu", ["12"], "label:")
-    assert process_results(row, ["label: 3</think> 12"])["score"] == 1
-    assert process_results(row, [" 12</think> 3"])["score"] == 0
-    recall = {"golds": json.dumps(["7"]), "lead_in": "is"}
-    for task in (json_kv, niah):
-        assert task.process_results(recall, ["7</think> 8"]) == {"score": 0.0}
-        assert task.process_results(recall, ["8</think> 7"]) == {"score": 1.0}
+    for thinking in (False, True):
+        row = doc("icl_nlu", ["12"], "label:", thinking=thinking)
+        assert process_results(row, ["label: 3</think> 12"])["score"] == thinking
+        assert process_results(row, [" 12"])["score"] == 1  # no thoughts: the lead-in stays
+        row = doc("alce_qampari", [], "Answer:", thinking=thinking, answers=[["x"]])
+        # Without thoughts the lead-in stands in the first item, and hides it.
+        assert process_results(row, ["<think>b</think> x"])["score"] == thinking
+        recall = doc("niah_mk_2", ["7"], "is", thinking=thinking)
+        assert process_results(recall, ["7</think> 8"])["score"] == (not thinking)
+
+
+def test_a_books_summary_is_parsed_after_answer_as_helmet_does():
+    """A right summary behind ``Summary:`` keeps that word, and loses some of its ROUGE."""
+    summary = "the cat sat on the mat and slept for eight hours"
+    for name, score in (("infbench_sum", 22 / 23), ("multi_lexsum", 1)):
+        row = doc(name, [summary], "Summary:")
+        assert process_results(row, [f" {summary}"])["score"] == pytest.approx(score)
+
+
+def test_multiple_choice_looks_for_the_letter_with_its_text_only():
+    row = doc("infbench_choice", ["B", "B. a dog"])
+    for output, substring, exact in (
+        ("B", 0, 1),
+        ("A bear, perhaps", 0, 0),
+        ("I say b. A DOG then", 1, 1),
+    ):
+        found = process_results(row, [output])
+        assert (found["substring_exact_match"], found["exact_match"]) == (substring, exact)

@@ -2,7 +2,7 @@
 
 import random
 
-from rr_bench.tasks.selection import (
+from rr_bench.tasks.files.selection import (
     balance,
     burned_draws,
     depth_order,

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from rr_bench.tasks import sources
+from rr_bench.tasks.files.hub import HUB_SETS, read_table, split_files
+from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.hubsets import HUB_SETS, read_table, split_files
-from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.settings import DataSettings
 from rr_bench.tasks.sources import TASKS, identity, labelled, newline_stop, source_files, versions
 from tests import helmet_layout as layout
@@ -116,6 +116,9 @@ def test_only_settings_that_matter_identify_a_cell(helmet_dir):
     assert switches("infbench_qa") == strict | documents
     generated = identity("json_kv", 8192, DataSettings(strict_truncation=True))
     assert generated == {"source": "generated", "files": {}}
+    thinking = DataSettings(thinking=True)
+    assert identity("json_kv", 8192, thinking)["thinking"] is True
+    assert "thinking" not in identity("recall_prefill", 8192, thinking)
 
 
 def test_a_changed_file_changes_the_identity_and_an_unchanged_one_is_read_once(tmp_path, monkeypatch):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rr_bench.tasks import lexsum, narrativeqa, stories
-from rr_bench.tasks.notes import Notes
+from rr_bench.tasks.datasets import infinitebench, multi_lexsum, narrativeqa
+from rr_bench.tasks.files.notes import Notes
 from tests import helmet_layout as layout
 
 
@@ -34,7 +34,7 @@ STORIES = [
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("name", ["infbench_qa", "infbench_choice", "infbench_sum"])
 def test_infbench_golden(tmp_path, make, name, chat):
-    layout.write_jsonl(layout.hub_file(tmp_path, "infinitebench", stories.SPLITS[name]), STORIES)
+    layout.write_jsonl(layout.hub_file(tmp_path, "infinitebench", infinitebench.SPLITS[name]), STORIES)
     options = ["A. o3\nB. o2\nC. o1\nD. o0", "A. o0\nB. o3\nC. o2\nD. o1"]
     for i, row in enumerate(make(name, chat=chat)):
         other = 1 - i
@@ -104,7 +104,7 @@ def test_multi_lexsum_golden(tmp_path, make, chat):
     layout.write_jsonl(layout.hub_file(tmp_path, "multi_lexsum", "validation"), [*rows, dropped])
     train = [{"summary/short": None if i == 1 else f"train {i}"} for i in range(3)]
     layout.write_jsonl(layout.hub_file(tmp_path, "multi_lexsum", "train"), train)
-    first, second = (j for j in lexsum.shuffled(3, 42) if j != 1)
+    first, second = (j for j in multi_lexsum.shuffled(3, 42) if j != 1)
     notes = Notes()
     for i, made in enumerate(make("multi_lexsum", chat=chat, notes=notes)):
         user = (

@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.plan": (
         ("method", "rr_bench", "rr_bench.config", "rr_bench.store", "rr_bench.tasks"),
-        ("huggingface_hub", "torch", "transformers"),
+        ("huggingface_hub", "torch", "transformers", "tokenizers", "gguf"),
     ),
     "rr_bench.probe": (
         ("rr_bench", "rr_bench.tasks"),
@@ -54,7 +54,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.model": (
         ("method", "rr_bench", "rr_bench.config", "rr_bench.plan"),
-        ("torch", "transformers", "safetensors", "lm_eval", "tqdm"),
+        ("torch", "triton", "transformers", "safetensors", "lm_eval", "tqdm"),
     ),
     "rr_bench.run": (
         (

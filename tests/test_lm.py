@@ -123,6 +123,19 @@ def test_eos_ids_come_from_the_generation_config(lm, parts, monkeypatch):
     assert found == [tokenizer.decode([first], skip_special_tokens=True)]
 
 
+def test_a_chat_prompt_brings_its_own_special_tokens(lm, parts):
+    """ChatML on a tokenizer with BOS: HELMET adds none, and the row counts none."""
+    _, tokenizer = parts
+    for doc, bos in (({}, 1), ({"chat": False}, 1), ({"chat": True}, 0)):
+        request = Instance(
+            "generate_until", doc, (PROMPT, {**GREEDY, "max_gen_toks": 1}), 0, ("t", 0, 1)
+        )
+        lm.generate_until([request], disable_tqdm=True)
+        plain = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
+        own = len(tokenizer(PROMPT)["input_ids"]) - len(plain)  # Qwen2 has no BOS
+        assert lm.stats["t", 0].input_tokens == len(plain) + bos * own
+
+
 def test_newline_stop_adds_newline_tokens(parts):
     vocabulary = parts[1].get_vocab()
     off, on = SparseHFLM(*parts, FULL), SparseHFLM(*parts, FULL, newline_stop=True)

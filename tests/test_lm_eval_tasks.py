@@ -13,6 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rr_bench.tasks.helmet_table import DATASETS
+from rr_bench.tasks.sources import newline_stop
+from tests import helmet_layout as layout
 from tests.tiny import recall_rows, tiny_llama
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +103,34 @@ def test_recall_prefill_refuses_a_changed_prompt(model_dir):
     task.build_all_requests()
     assert [i.idx for i in task.instances] == list(range(len(task.instances)))
     assert all(i.doc_id == 0 and i.task_name == "recall_prefill" for i in task.instances)
+
+
+def test_answer_budget_and_newline_stop_follow_table_and_settings(model_dir):
+    def options(name, **metadata):
+        task = manager(model_dir, samples=1, **metadata).load([name])["tasks"][name]
+        return task.config.generation_kwargs
+
+    assert options("json_kv")["max_gen_toks"] == 100 and options("niah_mv")["max_gen_toks"] == 50
+    assert options("json_kv")["until"] == []
+    assert options("json_kv", newline_stop=True)["until"] == ["\n"]
+    thinking = options("json_kv", newline_stop=True, thinking=True)
+    assert (thinking["max_gen_toks"], thinking["until"]) == (100 + 32768, [])
+
+
+@layout.real
+def test_a_group_at_the_length_of_the_metadata_stops_where_the_harness_does(model_dir, helmet_dir):
+    given = {"helmet_dir": str(helmet_dir), "samples": 1, "length": 8192}
+    for group in ("helmet_rerank", "helmet_rag", "helmet_longqa"):
+        given |= {"document_floor": 0}
+        found = manager(model_dir, **given).load([group])["tasks"]
+        for name, task in found.items():
+            (doc,) = task.eval_docs
+            assert (doc["length"], doc["dataset"], doc["source"]) == (8192, name, "helmet")
+            until = ["\n"] if newline_stop(name, "auto") else []
+            assert task.config.generation_kwargs["until"] == until
+            assert task.config.generation_kwargs["max_gen_toks"] == DATASETS[name].generation
+    missing = {d.category for d in DATASETS.values()} - {"recall"}
+    assert {f"helmet_{one}" for one in missing} <= set(manager(model_dir).all_groups)
 
 
 @pytest.mark.slow

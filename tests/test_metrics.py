@@ -2,7 +2,7 @@
 
 import pytest
 
-from rr_bench.tasks.metrics import norm, parse, ruler_recall, substring_exact_match
+from rr_bench.tasks.metrics.answers import norm, parse, ruler_recall, substring_exact_match
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rr_bench import ROOT
 from rr_bench.probe import corpus, curriculum, train
 from rr_bench.probe.initial import prepare
 from rr_bench.probe.tokenizer import build_tokenizer
-from rr_bench.tasks import recall_prefill
+from rr_bench.tasks.task import build
 
 MODEL = ROOT / "rr_bench/probe/model"
 UUID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
@@ -101,7 +101,9 @@ def test_training_text_shares_no_identifier_with_evaluation_rows() -> None:
     trained = " ".join(
         "".join(corpus.draw_text(s, i, 1024).parts) for s in (7, 20260205) for i in range(20)
     )
-    rows = recall_prefill.build(length=2048, samples=2, tokenizer=str(MODEL), seed=42)["test"]
+    rows = build(dataset="recall_prefill", length=2048, samples=2, tokenizer=str(MODEL), seed=42)[
+        "test"
+    ]
     golds = [value for row in rows for value in json.loads(row["golds"])]
     assert golds and not any(value in trained for value in golds)
 

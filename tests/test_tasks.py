@@ -3,19 +3,15 @@
 import json
 import random
 import re
-from pathlib import Path
 
 import pytest
-import yaml
 
-from rr_bench.tasks import json_kv, niah, recall_prefill
-from rr_bench.tasks.draw import word_keys
+from rr_bench.tasks.datasets import niah, recall_prefill
+from rr_bench.tasks.prompts.tokens import count_tokens, load_tokenizer
 from rr_bench.tasks.sources import TASKS
-from rr_bench.tasks.tokens import count_tokens, load_tokenizer
+from rr_bench.tasks.synthetic.draw import word_keys
 from tests.tiny import recall_rows as rows
 from tests.tiny import tiny_tokenizer
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +166,3 @@ def test_word_keys_are_distinct_and_limited():
     assert len(set(keys)) == 5000
     with pytest.raises(ValueError, match="lengths"):
         word_keys(random.Random(0), 1_000_000)
-
-
-def test_yaml_generates_what_the_budget_reserves():
-    reserved = {"json_kv": json_kv.GENERATION, **{k: v.generation for k, v in niah.VARIANTS.items()}}
-    for task, tokens in reserved.items():
-        text = (ROOT / "tasks" / "recall" / f"{task}.yaml").read_text().replace("!function ", "")
-        config = yaml.safe_load(text)
-        assert config["task"] == task and config["generation_kwargs"]["max_gen_toks"] == tokens
-        assert config["metadata"]["version"] == 1

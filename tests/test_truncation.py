@@ -7,10 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rr_bench.tasks import truncation
-from rr_bench.tasks.tokens import count_tokens, load_tokenizer
-from rr_bench.tasks.truncation import drop_tail, encode, truncate
-from rr_bench.tasks.words import ADJECTIVES, NOUNS
+from rr_bench.tasks.prompts import truncation
+from rr_bench.tasks.prompts.tokens import count_tokens, load_tokenizer
+from rr_bench.tasks.prompts.truncation import drop_tail, encode, truncate
+from rr_bench.tasks.synthetic.words import ADJECTIVES, NOUNS
 from tests.tiny import tiny_tokenizer
 
 

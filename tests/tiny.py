@@ -26,9 +26,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rr_bench.tasks import json_kv, niah, recall_prefill, templates
-from rr_bench.tasks.prompt import Row
-from rr_bench.tasks.words import ADJECTIVES, NOUNS, PLACES, VERBS
+from rr_bench.tasks.prompts import templates
+from rr_bench.tasks.prompts.rows import Row
+from rr_bench.tasks.sources import rows_of
+from rr_bench.tasks.synthetic.words import ADJECTIVES, NOUNS, PLACES, VERBS
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 VOCAB = 1000
@@ -121,6 +122,4 @@ def tiny_qwen3(directory: Path | str, **changes: Any) -> Path:
 
 def recall_rows(task: str, **metadata: Any) -> list[Row]:
     """Rows of any Recall task by its name."""
-    if task in niah.VARIANTS:
-        return niah.rows(task, **metadata)
-    return {"json_kv": json_kv, "recall_prefill": recall_prefill}[task].rows(**metadata)
+    return rows_of(task, **metadata)

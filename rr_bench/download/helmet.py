@@ -15,9 +15,9 @@ import httpx
 
 from rr_bench.download.errors import DownloadError
 from rr_bench.download.unpack import unpack
-from rr_bench.tasks.documents import FOLDER as TOKENIZER_FOLDER
-from rr_bench.tasks.documents import LLAMA2
-from rr_bench.tasks.hubsets import HUB_SETS
+from rr_bench.tasks.files.documents import FOLDER as TOKENIZER_FOLDER
+from rr_bench.tasks.files.documents import LLAMA2
+from rr_bench.tasks.files.hub import HUB_SETS
 
 HELMET_DATA = "princeton-nlp/HELMET"
 ARCHIVE = "data.tar.gz"

@@ -21,7 +21,7 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.reading import cell_folders, read_cell
 from rr_bench.store.records import RecordError
-from rr_bench.tasks.niah import split_sentences
+from rr_bench.tasks.datasets.niah import split_sentences
 from rr_bench.tasks.settings import DataSettings
 
 GPT = "gpt-4o-2024-05-13"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rr_bench.tasks.citations import clean_output, listed, references, remove_citations
+from rr_bench.tasks.metrics.citations import clean_output, listed, references, remove_citations
 
 Entails = Callable[[str, str], bool]
 """(premise, claim) to whether it is entailed."""

@@ -13,9 +13,9 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.store.jsonl import read_json, write_whole
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.helmet_files import helmet_root
+from rr_bench.tasks.files.jsonl import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.metrics import after_thoughts, parse
+from rr_bench.tasks.metrics.answers import after_thoughts, parse
 from rr_bench.tasks.settings import DataSettings
 
 LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
@@ -36,8 +36,9 @@ def outputs(cell: StoredCell) -> dict[int, SampleRecord]:
 
 def whole(cell: StoredCell, sample: SampleRecord) -> str:
     """An output as HELMET's parsing sees it."""
-    chat = bool(cell.data and cell.data["chat"])
-    return ("" if chat else LEADS.get(cell.info.task, "Answer:")) + after_thoughts(sample.output)
+    data = cell.data or {}
+    text = ("" if data.get("chat") else LEADS.get(cell.info.task, "Answer:")) + sample.output
+    return after_thoughts(text) if data.get("thinking") else text
 
 
 def judge_citations(

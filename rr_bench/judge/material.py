@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from rr_bench.tasks import alce, lexsum, narrativeqa, stories
-from rr_bench.tasks.helmet_files import data_root, helmet_root, read_rows
+from rr_bench.tasks.datasets import alce, infinitebench, multi_lexsum, narrativeqa
+from rr_bench.tasks.files.hub import Table, read_table, split_files
+from rr_bench.tasks.files.jsonl import data_root, helmet_root, read_rows
+from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.hubsets import Table, read_table, split_files
-from rr_bench.tasks.notes import Notes
 from rr_bench.tasks.settings import DataSettings
 
 KEYPOINTS = {
@@ -59,9 +59,9 @@ def experts(name: str, golds: dict[int, list[str]], data: DataSettings) -> dict[
         raise ValueError(f"{name}: the key points are missing: {path}")
     points = {row["id"]: row for row in read_rows(path, ("id", field))}
     if name == "infbench_sum":
-        table = _table(stories.HUB_SET, stories.SPLITS[name], stories.FIELDS, data)
+        table = _table(infinitebench.HUB_SET, infinitebench.SPLITS[name], infinitebench.FIELDS, data)
     else:
-        table = _table(lexsum.NAME, "validation", ("id", "summary/long"), data)
+        table = _table(multi_lexsum.NAME, "validation", ("id", "summary/long"), data)
     found = {}
     for i, accepted in golds.items():
         row = table[i]

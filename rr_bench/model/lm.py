@@ -36,6 +36,7 @@ from transformers import (
 )
 
 from method.attention import SparsePrefill
+from rr_bench.model.compiles import compiles
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
@@ -114,7 +115,8 @@ class SparseHFLM(HFLM):
         for request in tqdm(requests, desc="generate", disable=disable_tqdm):
             prompt, settings = request.args
             stats = self.stats[_key(request)] = RequestStats()
-            outputs.append(self._generate(prompt, dict(settings), stats))
+            ids = self.prompt_ids(prompt, chat=bool((request.doc or {}).get("chat")))
+            outputs.append(self._generate(ids, dict(settings), stats))
         return outputs
 
     def loglikelihood(
@@ -156,6 +158,10 @@ class SparseHFLM(HFLM):
             add_special_tokens = True
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)
 
+    def prompt_ids(self, prompt: str, *, chat: bool = False) -> list[int]:
+        """Token ids of a prompt; one from a chat template (``chat``) brings its own special tokens."""
+        return self.tok_encode(prompt, add_special_tokens=False if chat else None)
+
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """Token ids as :meth:`tok_encode` gives them, with each token's ``[start, end)`` in ``text``.
 
@@ -180,16 +186,31 @@ class SparseHFLM(HFLM):
         return encoded["input_ids"], spans
 
     @torch.no_grad()
-    def _generate(self, prompt: str, settings: dict[str, Any], stats: RequestStats) -> str:
+    def warm_up(self, ids: Sequence[int]) -> None:
+        """Prefill ``ids`` once, so that kernels are compiled and thread pools awake; nothing is kept.
+
+        Running out of memory is left to the sample that needs as much, which says so.
+        """
+        try:
+            with self._guard(len(ids)), sparse_prefill(self.model, self.prefill):
+                self.model.base_model(input_ids=self._tensor(ids, room=0), use_cache=False)
+                self._now()
+        except OutOfMemory:
+            return
+
+    @torch.no_grad()
+    def _generate(self, prompt: Sequence[int], settings: dict[str, Any], stats: RequestStats) -> str:
         until, new_tokens = _greedy_settings(settings, self.max_gen_toks)
-        ids = self._tensor(self.tok_encode(prompt), room=new_tokens)
+        ids = self._tensor(prompt, room=new_tokens)
         stats.input_tokens = ids.shape[1]
         cache, finite = DynamicCache(config=self.model.config), _Finite()
         with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
             start = self._now()
-            if ids.shape[1] > 1:
-                self.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-            prefilled = self._now()
+            with compiles() as compiled:
+                if ids.shape[1] > 1:
+                    self.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+                prefilled = self._now()
+            stats.compiled = compiled.count > 0
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -214,7 +235,11 @@ class SparseHFLM(HFLM):
         before = list(chain.from_iterable(range(start - 1, end - 1) for start, end in spans))
         targets = [passage.ids[i + 1] for i in before]
         stats.input_tokens = max(stats.input_tokens, len(passage.ids))
-        with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
+        with (
+            self._guard(ids.shape[1]),
+            sparse_prefill(self.model, self.prefill) as recorder,
+            compiles() as compiled,
+        ):
             start = self._now()
             logits = self.model(
                 input_ids=ids,
@@ -229,6 +254,7 @@ class SparseHFLM(HFLM):
             )
             hits = (logits.argmax(-1) == gold).tolist()
             stats.add_pass(recorder, self._now() - start)
+        stats.compiled |= compiled.count > 0
         finite.check()
         answers, at = {}, 0
         for index, start_token, end_token in passage.answers:

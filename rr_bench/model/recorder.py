@@ -91,6 +91,7 @@ class RequestStats:
         density_by_layer: the same per full-attention layer.
         kernels: names of the attention kernels that ran.
         passes: forward passes with a prefill behind these figures.
+        compiled: a kernel was compiled meanwhile, so ``prefill_s`` says nothing about the method.
     """
 
     input_tokens: int = 0
@@ -100,6 +101,7 @@ class RequestStats:
     density_by_layer: list[float] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
     passes: int = 0
+    compiled: bool = False
 
     def add_pass(self, recorder: Recorder, seconds: float) -> None:
         """Add one forward pass; densities of several passes are averaged."""

@@ -20,6 +20,7 @@ from rr_bench.config.errors import ConfigError
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
 from rr_bench.config.schema import RunSettings, parse_slice
 from rr_bench.plan.device import resolve_device
+from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import HUB_ID, Device, read_config, resolve_dtype, resolve_path
 from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
@@ -147,7 +148,8 @@ def model_facts(settings: RunSettings) -> ModelFacts:
     config = read_config(path, settings.model.rope)
     device = resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
-    fingerprint = model_fingerprint(path)
+    file = origin(path)
+    fingerprint = model_fingerprint(path) if file is None else file.sha256
     name, stored = _model_names(settings.model.path, path, fingerprint)
     return ModelFacts(settings.model.name or name, path, stored, config, fingerprint, dtype, device)
 
@@ -166,6 +168,8 @@ def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
     """
     if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
         return given.rpartition("/")[2], given
+    if (file := origin(path)) is not None:
+        return Path(file.file).stem, f"{file.file}@{fingerprint[:12]}"
     stored = stored_path(path)
     return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"
 
@@ -208,7 +212,7 @@ def _task_settings(settings: RunSettings, task: TaskSpec, length: int) -> dict[s
     return {
         "task": task.name,
         "length": length,
-        "newline_stop": newline_stop(task.name, settings.newline_stop),
+        "newline_stop": newline_stop(task.name, settings.newline_stop, thinking=settings.data.thinking),
         "data": identity(task.name, length, settings.data),
         "versions": task.versions,
     }

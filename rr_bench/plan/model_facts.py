@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench import CONF, ROOT
+from rr_bench.plan.errors import CheckpointError
 from rr_bench.plan.families import FULL, LEARNED_POSITIONS, native_positions, unsupported
+from rr_bench.plan.gguf import converted, find_gguf
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = ("float32", "bfloat16", "float16")
 ORIGINAL = "original_max_position_embeddings"
-
-
-class CheckpointError(ValueError):
-    """The model's settings do not fit what is on disk or on this machine."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,12 @@ class Device:
 
 
 def resolve_path(path: str) -> Path:
-    """Find a checkpoint folder: a directory, one inside this project, or a hub id.
+    """Find a checkpoint folder: a directory, one inside this project, a GGUF file, or a hub id.
 
     Args:
         path: the setting ``model.path``. A relative path is looked up from the working directory,
-            then from the project; ``owner/name`` goes to the Hugging Face cache or hub.
+            then from the project; ``owner/name`` goes to the Hugging Face cache or hub. A GGUF file,
+            or a folder that holds one, is unpacked first (:mod:`rr_bench.plan.gguf`).
 
     Raises:
         CheckpointError: nothing usable is there.
@@ -54,9 +53,14 @@ def resolve_path(path: str) -> Path:
             "to the folder of the named models"
         ) from error
     for candidate in (given, ROOT / path):
+        file = find_gguf(candidate)
+        if file is not None:
+            return converted(file)
         if candidate.is_dir():
             if not (candidate / "config.json").is_file():
-                raise CheckpointError(f"model.path={path}: {candidate} has no config.json")
+                raise CheckpointError(
+                    f"model.path={path}: {candidate} has no config.json and no .gguf file"
+                )
             return candidate.resolve()
     if HUB_ID.fullmatch(path):
         return _download(path)
@@ -70,7 +74,7 @@ def how_to_get(path: str) -> str:
         return f"no such file. `python -m rr_bench.download model {name}` puts it there"
     return (
         "no such directory. Give a Hugging Face checkpoint folder (config.json, safetensors, "
-        "tokenizer) or a hub id like owner/name"
+        "tokenizer), a .gguf file or a hub id like owner/name"
     )
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from rr_bench.tasks import haystack, templates
-from rr_bench.tasks.draw import random_number, random_uuid, word_keys
+from rr_bench.tasks.prompts import templates
+from rr_bench.tasks.synthetic import essay
+from rr_bench.tasks.synthetic.draw import random_number, random_uuid, word_keys
 
 SALT = "probe-training"
 """Mixed into every seed here and nowhere else."""
@@ -96,7 +97,7 @@ def mk3_text(rng: random.Random, items: int, questions: int) -> Text:
 
 def mv_text(rng: random.Random, items: int, questions: int) -> Text:
     """Four numbers for each asked key, hidden in an essay of ``items`` sentences."""
-    essay = list(itertools.islice(haystack.sentences(rng), items))
+    sentences = list(itertools.islice(essay.sentences(rng), items))
     keys = word_keys(rng, questions)
     slots = sorted(rng.choices(range(items + 1), k=4 * questions))
     owners = rng.sample([key for key in keys for _ in range(4)], 4 * questions)
@@ -106,10 +107,13 @@ def mv_text(rng: random.Random, items: int, questions: int) -> Text:
     for slot, key in zip(slots, owners, strict=True):
         value = random_number(rng)
         answers[key].append(value)
-        pieces += [*essay[start:slot], templates.NEEDLE.format(plural="numbers", key=key, value=value)]
+        pieces += [
+            *sentences[start:slot],
+            templates.NEEDLE.format(plural="numbers", key=key, value=value),
+        ]
         start = slot
     asked = [(key, ", ".join(values)) for key, values in answers.items()]
-    context = " ".join([*pieces, *essay[start:]])
+    context = " ".join([*pieces, *sentences[start:]])
     return _asked(templates.NIAH_MANY_USER, templates.NIAH_MANY_LEAD, context, "numbers", asked)
 
 

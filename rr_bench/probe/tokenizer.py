@@ -13,8 +13,9 @@ import random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from rr_bench.tasks import haystack, templates
-from rr_bench.tasks.words import ADJECTIVES, NOUNS
+from rr_bench.tasks.prompts import templates
+from rr_bench.tasks.synthetic import essay
+from rr_bench.tasks.synthetic.words import ADJECTIVES, NOUNS
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 UUID_PATTERN = "(?<![0-9A-Za-z])[0-9a-f]{8}(?:-[0-9a-f]{4}){0,3}(?:-[0-9a-f]{12})?(?![0-9A-Za-z])"
@@ -61,7 +62,7 @@ def _sample_texts() -> list[str]:
                 prompt = user.format(context=f"{needle}\n{needle} {needle}", **fields)
                 answers = f"{value}, {value}, {value}, {value}"
                 texts.append(f"{prompt}\n{lead.format(**fields)} {answers}\n\nWhat")
-    sentences = list(itertools.islice(haystack.sentences(random.Random(0)), 4000))
+    sentences = list(itertools.islice(essay.sentences(random.Random(0)), 4000))
     return [*texts, " ".join(sentences)]
 
 

@@ -51,7 +51,7 @@ def samples_frame(cells: Iterable[StoredCell]) -> pd.DataFrame:
             "score": sample.score,
             "questions": sample.questions,
             "density": sample.density,
-            "prefill_s": sample.prefill_s,
+            "prefill_s": None if sample.compiled else sample.prefill_s,
             "decode_s": sample.decode_s,
             "kernels": " + ".join(sorted(set(sample.kernels))),
             "failed": sample.error is not None,

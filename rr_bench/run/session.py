@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 
 from method.attention import SparsePrefill
+from method.blocks import BLOCK
 from method.full import FullAttention
 from method.keep import NO_KEEP
 from rr_bench import TASKS
@@ -37,6 +38,8 @@ from rr_bench.store.environment import environment
 from rr_bench.store.records import SampleRecord
 
 UNLIMITED = 2**31
+WAKE_UP = 1024
+"""Tokens of a warm-up where no kernel is compiled."""
 
 
 class CellFailed(RuntimeError):
@@ -73,15 +76,16 @@ class Session:
             trust_remote_code=settings.model.trust_remote_code,
             rope=settings.model.rope,
         )
-        limit = UNLIMITED if settings.model.allow_extrapolation else max_positions(model.config)
+        own = None if settings.model.allow_extrapolation else max_positions(model.config)
         dense = SparsePrefill(FullAttention(), NO_KEEP, settings.backend)
         self.lm = SparseHFLM(
             loaded.model,
             loaded.tokenizer,
             dense,
-            max_length=limit,
+            max_length=own or UNLIMITED,
         )
         self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
+        self._warm: set[tuple[str, int]] = set()
 
     def open_cell(self, cell: Cell, store: Store) -> CellWriter:
         """Build the cell's method, make it the model's prefill, and open the store for it."""
@@ -101,7 +105,7 @@ class Session:
         """
         check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
-        ids = [self.lm.tok_encode(doc["prompt"])[:-1] for doc in docs]
+        ids = [self.lm.prompt_ids(doc["prompt"], chat=doc["chat"])[:-1] for doc in docs]
         return [torch.tensor([one], device=self.lm.device) for one in ids]
 
     @torch.no_grad()
@@ -136,8 +140,9 @@ class Session:
         notes = json.loads(task.eval_docs.info.description or "{}")
         if notes:
             writer.note_data(notes)
-        if len(writer.finished) < len(docs):
-            self._warm_up()
+        waiting = [doc["prompt"] for doc in docs if doc["uid"] not in writer.finished]
+        if waiting:
+            self._warm_up(cell, waiting[0])
         for doc_id, doc in enumerate(docs):
             done = writer.records.get(doc["uid"])
             sha = hashlib.sha256(doc["prompt"].encode()).hexdigest()
@@ -204,6 +209,7 @@ class Session:
             "density_by_layer": stats.density_by_layer or None,
             "kernels": stats.kernels,
             "prefill_s": stats.prefill_s,
+            "compiled": stats.compiled,
             "decode_s": stats.decode_s,
         }
 
@@ -219,6 +225,8 @@ class Session:
                 "seed": self.settings.seed,
                 "tokenizer": str(self.model.path),
                 "pretrained": str(self.model.path),
+                "trust_remote_code": self.settings.model.trust_remote_code,
+                "newline_stop": False,  # the model stops at tokens, not at a string
                 **vars(data),
             }
             manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
@@ -231,12 +239,19 @@ class Session:
                 raise
         return self._task[1]
 
-    def _warm_up(self) -> None:
-        """Compile kernels and wake thread pools before anything is timed."""
-        ids = torch.ones(1, 1024, dtype=torch.long, device=self.lm.device)
-        self.prefill(ids, self.lm.prefill)
-        if self.lm.device.type == "cuda":
-            torch.cuda.synchronize()
+    def _warm_up(self, cell: Cell, prompt: str) -> None:
+        """Compile the kernels that the cell's prompts need before one of them is timed.
+
+        Args:
+            cell: the cell; :meth:`open_cell` has prepared its method.
+            prompt: the first prompt that will be timed.
+        """
+        ids = self.lm.tok_encode(prompt)[:-1][: self.lm.max_length]
+        # A shape seen before in this process is compiled already.
+        new = (cell.method.label, cell.length) not in self._warm
+        self._warm.add((cell.method.label, cell.length))
+        for length in warm_up_lengths(len(ids), self.lm.device.type, new):
+            self.lm.warm_up(ids[:length])
 
     def _environment(self) -> dict[str, Any]:
         device = self.model.device
@@ -246,6 +261,24 @@ class Session:
         if device.kind == "cuda":
             known["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
         return environment(known)
+
+
+def warm_up_lengths(tokens: int, device: str, new: bool) -> list[int]:
+    """How many of a prompt's tokens to prefill before it is timed.
+
+    Without a GPU nothing is compiled, so a short run wakes the thread pools. With one, Triton compiles
+    for the prompt's own shape, and anew where a size is a multiple of 16, which a prompt cut to whole
+    groups of 16 blocks has in every place.
+
+    Args:
+        tokens: of the prompt.
+        device: ``cpu`` or ``cuda``.
+        new: the method has not run at this length yet.
+    """
+    if device == "cpu":
+        return [min(tokens, WAKE_UP)] if tokens else []
+    aligned = tokens - tokens % (16 * BLOCK)
+    return [length for length in ([aligned, tokens] if new else [tokens]) if length]
 
 
 def describe(error: Exception, length: int) -> str:

@@ -47,6 +47,7 @@ class SampleRecord:
         density_by_layer: the same for each layer, mean over heads.
         kernels: attention kernels that ran in prefill.
         prefill_s: seconds of the prompt's forward pass.
+        compiled: a kernel was compiled during that pass, so its seconds are no measurement.
         decode_s: seconds of generation after it.
         error: why there is no score, or None.
         schema: version of this layout.
@@ -68,6 +69,7 @@ class SampleRecord:
     density_by_layer: list[float] | None = None
     kernels: list[str]
     prefill_s: float | None = None
+    compiled: bool = False
     decode_s: float | None = None
     error: str | None = None
     schema: int = SCHEMA

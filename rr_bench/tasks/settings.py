@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.tokens import Tokenizer, load_tokenizer
+from rr_bench.tasks.prompts.tokens import Tokenizer, load_tokenizer
 
 Applies = Callable[[str, str], bool]
 """(task, source of its rows) to whether a setting can change them."""
@@ -25,6 +25,10 @@ def _from_files(task: str, source: str) -> bool:
 
 def _chat(task: str, source: str) -> bool:
     return task in DATASETS and DATASETS[task].chat
+
+
+def _generated_answer(task: str, source: str) -> bool:
+    return task in DATASETS
 
 
 def _clinic(task: str, source: str) -> bool:
@@ -70,6 +74,12 @@ class DataSettings:
         "chat template where HELMET uses one",
         choices=("auto", "always", "never"),
         key=_chat,
+    )
+    thinking: bool = _setting(
+        False,
+        "the model thinks before it answers: 32768 more tokens, no newline stop, and only what follows "
+        "the last </think> is scored, without the lead-in",
+        key=_generated_answer,
     )
     clinic_split: str = _setting(
         "validation",
@@ -132,6 +142,7 @@ class Settings:
         samples: rows to make.
         seed: of the generated rows, and of the choice among HELMET's rows (there: 42).
         data: where rows come from and how prompts are made.
+        questions: of ``recall_prefill``; None: as many as its rule says.
     """
 
     tokenizer: Tokenizer
@@ -139,6 +150,7 @@ class Settings:
     samples: int
     seed: int = 42
     data: DataSettings = field(default_factory=DataSettings)
+    questions: int | None = None
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Settings:
@@ -153,6 +165,7 @@ class Settings:
             samples=_positive(metadata, "samples", "samples"),
             seed=int(metadata.get("seed", 42)),
             data=DataSettings.from_metadata(metadata),
+            questions=metadata.get("questions"),
         )
 
 

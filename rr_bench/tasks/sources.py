@@ -12,57 +12,73 @@ from typing import Any
 
 from rr_bench import TASKS as FOLDER
 from rr_bench.store.fingerprint import file_hash
-from rr_bench.tasks import (
+from rr_bench.tasks.datasets import (
     alce,
     icl,
+    infinitebench,
     json_kv,
     kilt,
-    lexsum,
+    msmarco,
+    multi_lexsum,
     narrativeqa,
     niah,
     recall_prefill,
-    rerank,
-    stories,
 )
 from rr_bench.tasks.definitions import read_definition
+from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
-from rr_bench.tasks.settings import DataSettings
+from rr_bench.tasks.prompts.rows import Row
+from rr_bench.tasks.settings import DataSettings, Settings
 
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""
 
-MODULES: dict[str, ModuleType] = {
-    "json_kv": json_kv,
+CATEGORIES: dict[str, ModuleType] = {
     "recall": niah,
-    "recall_prefill": recall_prefill,
     "rag": kilt,
-    "rerank": rerank,
+    "rerank": msmarco,
     "cite": alce,
     "icl": icl,
-    "narrativeqa": narrativeqa,
-    "multi_lexsum": lexsum,
-    "longqa": stories,
-    "summ": stories,
+    "longqa": infinitebench,
+    "summ": infinitebench,
 }
-"""Builder of a task, or of a category where all of its tasks share one."""
+"""Module of a category's tasks, those aside that :data:`OWN` names."""
+OWN: dict[str, ModuleType] = {
+    "json_kv": json_kv,
+    "recall_prefill": recall_prefill,
+    "narrativeqa": narrativeqa,
+    "multi_lexsum": multi_lexsum,
+}
 
 
 def module_of(task: str) -> ModuleType:
-    """The module that builds and scores a task.
+    """The module that finds a task's files, makes its rows and scores its answers.
 
     Raises:
         ValueError: there is no such task.
     """
-    if task in MODULES and task not in _categories():
-        return MODULES[task]
+    if task in OWN:
+        return OWN[task]
     if task not in DATASETS:
         names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
         raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
-    return MODULES[DATASETS[task].category]
+    return CATEGORIES[DATASETS[task].category]
 
 
-def _categories() -> set[str]:
-    return {dataset.category for dataset in DATASETS.values()}
+def rows_of(task: str, *, notes: Notes | None = None, **metadata: Any) -> list[Row]:
+    """Rows of a task.
+
+    Args:
+        task: its name.
+        notes: where what happens to the rows is counted.
+        metadata: as in :class:`~rr_bench.tasks.settings.Settings`.
+
+    Raises:
+        ValueError: a setting is wrong, a file is missing or corrupt; the message names it.
+    """
+    settings = Settings.from_metadata(metadata)
+    made: list[Row] = module_of(task).rows(task, settings, Notes() if notes is None else notes)
+    return made
 
 
 def source_files(task: str, length: int, data: DataSettings) -> list[Path]:
@@ -124,12 +140,15 @@ def versions(task: str) -> dict[str, int]:
     return {"task": _task_version(task), "prompts": module.PROMPTS, "scorer": module.SCORER}
 
 
-def newline_stop(task: str, setting: bool | str) -> bool:
+def newline_stop(task: str, setting: bool | str, *, thinking: bool = False) -> bool:
     """Whether generation ends at a newline token.
 
     ``auto`` is what HELMET's configs ask for: on for RAG, ICL and re-ranking. The RRAttention authors
-    ran it so; HELMET's own numbers were made without, as its code never read the configs' key.
+    ran it so; HELMET's own numbers were made without, as its code never read the configs' key. A
+    thinking model (``data.thinking``) never stops there.
     """
+    if thinking:  # thoughts have lines
+        return False
     if setting != "auto":
         return bool(setting)
     return task in DATASETS and DATASETS[task].newline_stop

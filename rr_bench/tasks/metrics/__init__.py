@@ -1,0 +1,1 @@
+"""Scores of answers, rankings and lists, as HELMET and ALCE compute them."""
