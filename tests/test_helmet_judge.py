@@ -25,7 +25,9 @@ from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
+from rr_bench.tasks.datasets import multi_lexsum
 from rr_bench.tasks.datasets.niah import split_sentences
+from rr_bench.tasks.files.keypoints import Expert
 from rr_bench.tasks.settings import DataSettings
 from tests import helmet_layout as layout
 from tests.fabricate import FULL
@@ -342,3 +344,16 @@ def test_the_command_says_what_is_missing(tmp_path):
         timeout=120,
     )
     assert nowhere.returncode == 1 and "does not exist" in nowhere.stderr
+
+
+def test_summaries_are_compared_with_the_long_one_and_its_key_points(tmp_path):
+    data = DataSettings(helmet_dir=str(tmp_path))
+    cases = [{"id": uid, "summary/long": f"long {uid}", "summary/tiny": None} for uid in ("a", "b")]
+    layout.write_jsonl(layout.hub_file(tmp_path, "multi_lexsum", "validation"), cases)
+    with pytest.raises(ValueError, match="key points are missing"):
+        multi_lexsum.experts([1], data)
+    points = [{"id": "b", "summary/short_keypoints": ["one"]}]
+    layout.write_jsonl(tmp_path / "data" / "multi_lexsum" / "multi_lexsum_val.jsonl", points)
+    assert multi_lexsum.experts([1], data) == {1: Expert("long b", ["one"])}
+    with pytest.raises(ValueError, match="no key points of 'a'"):
+        multi_lexsum.experts([0, 1], data)

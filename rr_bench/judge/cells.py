@@ -7,19 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rr_bench.judge import autoais, material
+from rr_bench.judge import autoais
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.jsonl import read_json, write_whole
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
+from rr_bench.tasks.datasets import alce, infinitebench, multi_lexsum, narrativeqa
 from rr_bench.tasks.files.jsonl import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.metrics.answers import after_thoughts, parse
 from rr_bench.tasks.settings import DataSettings
 
-LEADS = {"infbench_sum": "Summary:", "multi_lexsum": "Summary:"}
+LEADS = {
+    **dict.fromkeys(("alce_asqa", "alce_qampari"), alce.LEAD),
+    "narrativeqa": narrativeqa.LEAD,
+    "infbench_sum": infinitebench.LEADS["infbench_sum"],
+    "multi_lexsum": multi_lexsum.LEAD,
+}
 BOOK = {"infbench_sum": "_book", "multi_lexsum": ""}
+"""End of the names of HELMET's prompts for a dataset's summaries."""
 KINDS = ("fluency", "recall", "precision")
 
 Values = dict[str, dict[str, float | None]]
@@ -37,7 +44,7 @@ def outputs(cell: StoredCell) -> dict[int, SampleRecord]:
 def whole(cell: StoredCell, sample: SampleRecord) -> str:
     """An output as HELMET's parsing sees it."""
     data = cell.data or {}
-    text = ("" if data.get("chat") else LEADS.get(cell.info.task, "Answer:")) + sample.output
+    text = ("" if data.get("chat") else LEADS[cell.info.task]) + sample.output
     return after_thoughts(text) if data.get("thinking") else text
 
 
@@ -46,7 +53,7 @@ def judge_citations(
 ) -> Values:
     """Citation recall and precision of an ALCE cell."""
     name, samples = cell.info.task, outputs(cell)
-    rows = material.alce_rows(name, set(samples), data)
+    rows = alce.cited(name, set(samples), data)
     found = {
         i: autoais.statements(
             name, whole(cell, one), rows[i]["question"], len(rows[i]["docs"]), sentences
@@ -67,10 +74,10 @@ def judge_answers(cell: StoredCell, data: DataSettings, judge: Endpoint) -> Valu
     samples = outputs(cell)
     path = helmet_root(cell.info.task, data) / "scripts" / "eval_gpt4_longqa.py"
     template = prompt_constants(path, ["judge_prompt"])["judge_prompt"]
-    asked = material.questions(set(samples), data)
+    asked = narrativeqa.questions(set(samples), data)
     values: dict[str, float | None] = {}
     for i, one in samples.items():
-        said = parse(whole(cell, one).replace("\n", " "), "Answer:")
+        said = parse(whole(cell, one).replace("\n", " "), narrativeqa.LEAD)
         prompt = template.format(question=asked[i], correct_answers=one.golds, parsed_output=said)
         numbers = judge.ask(prompt, ("fluency", "correctness"))
         values[one.uid] = None if numbers is None else answer_score(numbers)
@@ -83,7 +90,9 @@ def judge_summaries(cell: StoredCell, data: DataSettings, judge: Endpoint) -> Va
     names = {kind: f"{kind}_prompt{BOOK[name]}" for kind in KINDS}
     path = helmet_root(cell.info.task, data) / "scripts" / "eval_gpt4_summ.py"
     templates = prompt_constants(path, list(names.values()))
-    experts = material.experts(name, {i: one.golds for i, one in samples.items()}, data)
+    golds = {i: one.golds for i, one in samples.items()}
+    dataset = infinitebench if name == "infbench_sum" else multi_lexsum
+    experts = dataset.experts(golds, data)
     values: dict[str, float | None] = {}
     for i, one in samples.items():
         said, expert = whole(cell, one).strip(), experts[i]

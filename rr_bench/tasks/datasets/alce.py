@@ -7,7 +7,7 @@ in the prompt. The instruction and the four demonstrations are HELMET's own prom
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ KNOWN = (
     *("question", "docs", "qa_pairs", "answers", "answer", "annotations", "wikipages"),
     *("sample_id", "id", "gold_answer_with_citations"),
 )
+CITED = ("question", "docs")
 PROMPT_FIELDS = ("instruction", "demos")
 SHOTS = 2
 
@@ -230,3 +231,17 @@ def metrics(doc: Mapping[str, Any], output: str) -> dict[str, float]:
         return qampari_metrics(output, answers)
     share = str_em(output, answers)
     return {"str_em": share, "str_hit": float(share == 1)}
+
+
+def cited(name: str, indices: Collection[int], data: DataSettings) -> dict[int, Record]:
+    """For the judge of citations: question and all retrieved documents of each row.
+
+    Raises:
+        ValueError: the file is missing, or one of the rows has another form.
+    """
+    dataset = DATASETS[name]
+    path = data_root(helmet_root(name, data)) / dataset.folder / dataset.pattern
+    if not path.is_file():
+        raise ValueError(f"{name}: {path} is missing")
+    rows = ((i, row) for i, row in enumerate(list_items(path)) if i in indices)
+    return {i: check_row(as_record(row, f"{path}, row {i}"), CITED) for i, row in rows}

@@ -10,6 +10,7 @@ from typing import Any
 from rr_bench.tasks.files.documents import Cutter, no_rows, tokenizer_files
 from rr_bench.tasks.files.fields import Record, text_of, texts_of
 from rr_bench.tasks.files.hub import Table, read_table, split_files
+from rr_bench.tasks.files.keypoints import Expert, with_keypoints
 from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.files.selection import chosen_rows, shuffled
 from rr_bench.tasks.helmet_table import DATASETS, STORY_FLOOR, document_tokens
@@ -53,6 +54,7 @@ SPLITS = {
 USERS = {"infbench_qa": QA_USER, "infbench_choice": CHOICE_USER, "infbench_sum": SUM_USER}
 LEADS = {"infbench_qa": "Answer:", "infbench_choice": "Answer:", "infbench_sum": "Summary:"}
 FIELDS = ("id", "context", "input", "answer", "options")
+KEYPOINTS = ("infbench/longbook_sum_eng_keypoints.jsonl", "keypoints")
 SHOTS = 2
 
 
@@ -173,3 +175,16 @@ def choice_metrics(output: str, golds: Sequence[str]) -> dict[str, float]:
     found["substring_exact_match"] = float(golds[1].lower() in output.lower())
     found["exact_match"] = max(found["exact_match"], found["substring_exact_match"])
     return found
+
+
+def experts(golds: Mapping[int, Sequence[str]], data: DataSettings) -> dict[int, Expert]:
+    """For the judge of summaries: what each row's is compared with, by row.
+
+    Args:
+        golds: accepted answers of each row; the first is the expert's.
+        data: where the data lies; as in the run.
+    """
+    files = split_files(HUB_SET, SPLITS["infbench_sum"], data)
+    table = read_table(files, FIELDS, FIELDS, Notes(), ("id",))
+    summaries = {i: (table[i]["id"], accepted[0]) for i, accepted in golds.items()}
+    return with_keypoints("infbench_sum", *KEYPOINTS, summaries, data)

@@ -7,13 +7,14 @@ rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from rr_bench.tasks.files.documents import Cutter, no_rows, tokenizer_files
 from rr_bench.tasks.files.fields import Record, text_of, texts_of
 from rr_bench.tasks.files.hub import Table, read_table, split_files
+from rr_bench.tasks.files.keypoints import Expert, with_keypoints
 from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.files.selection import HELMET_ROWS, shuffled
 from rr_bench.tasks.helmet_table import DATASETS, STORY_FLOOR, document_tokens
@@ -37,9 +38,11 @@ JOIN = "\n\n"
 DEMO = "Summary: {summary}"
 DEMOS = "Example summaries:\n\n{demos}\n\nNow, write a summary of the following legal documents.\n"
 SHORT = "summary/short"
+LONG = "summary/long"
+KEYPOINTS = ("multi_lexsum/multi_lexsum_val.jsonl", "summary/short_keypoints")
 DEMO_FIELDS = (SHORT,)
 FIELDS = ("sources", SHORT, "id")
-KNOWN = (*FIELDS, "summary/long", "summary/tiny", "case_metadata", "sources_metadata")
+KNOWN = (*FIELDS, LONG, "summary/tiny", "case_metadata", "sources_metadata")
 SHOTS = 2
 
 
@@ -67,7 +70,7 @@ def parts_of(index: int, row: Record, context: str, demo: str, cut: bool) -> Par
     def user(text: str) -> str:
         return fill(USER, demo=demo, context=text)
 
-    extra = {"id": row["id"], "long_summary": row.get("summary/long"), "document_cut": cut}
+    extra = {"id": row["id"], "long_summary": row.get(LONG), "document_cut": cut}
     return Parts(index, context, user, LEAD, [text_of(row, SHORT)], join=JOIN, extra=extra)
 
 
@@ -98,7 +101,7 @@ def rows(name: str, settings: Settings, notes: Notes) -> list[Row]:
             floor; the message names it.
     """
     test = read_table(
-        split_files(NAME, "validation", settings.data), FIELDS, KNOWN, notes, (*FIELDS, "summary/long")
+        split_files(NAME, "validation", settings.data), FIELDS, KNOWN, notes, (*FIELDS, LONG)
     )
     train = read_table(
         split_files(NAME, "train", settings.data), DEMO_FIELDS, KNOWN, notes, DEMO_FIELDS
@@ -124,3 +127,11 @@ def rows(name: str, settings: Settings, notes: Notes) -> list[Row]:
 def metrics(doc: Mapping[str, Any], output: str) -> dict[str, float]:
     """Every answer metric, the better of raw and parsed output, in 0..1."""
     return best_metrics(output, json.loads(doc["golds"]), LEAD)
+
+
+def experts(indices: Collection[int], data: DataSettings) -> dict[int, Expert]:
+    """For the judge of summaries: what each row's is compared with, by row."""
+    fields = ("id", LONG)
+    table = read_table(split_files(NAME, "validation", data), fields, KNOWN, Notes(), fields)
+    summaries = {i: (table[i]["id"], text_of(table[i], LONG)) for i in indices}
+    return with_keypoints(NAME, *KEYPOINTS, summaries, data)

@@ -7,7 +7,7 @@ rows, so prompts are HELMET's up to that choice.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +114,10 @@ def rows(name: str, settings: Settings, notes: Notes) -> list[Row]:
 def metrics(doc: Mapping[str, Any], output: str) -> dict[str, float]:
     """Every answer metric, the better of raw and parsed output, in 0..1."""
     return best_metrics(output, json.loads(doc["golds"]), PREFIX)
+
+
+def questions(indices: Collection[int], data: DataSettings) -> dict[int, str]:
+    """For the judge of answers: the question of each row."""
+    files = split_files(NAME, "test", data)
+    table = read_table(files, DEMO_FIELDS, FIELDS, Notes(), DEMO_FIELDS)
+    return {i: inner_text(table[i], "question", "text") for i in indices}
