@@ -90,16 +90,15 @@ def test_lengths_of_a_warm_up():
     assert warm_up_lengths(5000, "cuda", new=False) == [5000]
     assert warm_up_lengths(1000, "cuda", new=True) == [1000]
     assert warm_up_lengths(5000, "cpu", new=True) == [1024]
-    assert warm_up_lengths(64, "cpu", new=False) == [64]
+    assert warm_up_lengths(64, "cpu", new=True) == [64]
+    assert warm_up_lengths(64, "cpu", new=False) == []
     assert warm_up_lengths(0, "cuda", new=True) == warm_up_lengths(0, "cpu", new=True) == []
 
 
 def test_every_cell_is_warmed_up_at_its_own_prompt(make, monkeypatch):
     seen = []
     monkeypatch.setattr(SparseHFLM, "warm_up", lambda self, ids: seen.append(len(ids)))
-    monkeypatch.setattr(
-        rr_bench.run.session, "warm_up_lengths", lambda tokens, device, new: [tokens] if new else []
-    )
+    monkeypatch.setattr(rr_bench.run.session, "warm_up_lengths", lambda tokens, device, new: [tokens])
     settings = make(tasks=["json_kv"], lengths=[512, 1024], methods=["full"])
     assert run(settings) == 0
     first = {cell.info.length: cell.samples[0].input_tokens - 1 for cell in read_cells(settings.out)}

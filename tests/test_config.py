@@ -241,7 +241,7 @@ def test_paths_of_models(checkpoint, tmp_path):
     assert resolve_path(str(checkpoint)) == checkpoint.resolve()
     with pytest.raises(CheckpointError, match=r"model\.path=.*no config.json"):
         resolve_path(str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"model\.path=/no/such/dir: no such directory"):
+    with pytest.raises(CheckpointError, match=r"model\.path=/no/such/dir: no such file or directory"):
         resolve_path("/no/such/dir")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -214,3 +216,23 @@ def test_helmet_files_are_used_when_given(make, tmp_path):
     cell = cells_of(settings.out)[0]
     assert cell.info.source == "helmet"
     assert cell.info.settings["data"]["files"].keys() == {"test_k50_dep6.jsonl"}
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_tokenizer_with_code_of_its_own_runs_only_if_trusted(
+    make, tmp_path, monkeypatch, capsys, trusted
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    settings = make(tasks=["json_kv"], methods=["full"], lengths=[512], samples=1)
+    folder = Path(shutil.copytree(settings.model.path, tmp_path / "custom"))
+    (folder / "own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\n\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    path = folder / "tokenizer_config.json"
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    settings.model.path, settings.model.trust_remote_code = str(folder), trusted
+    assert run(settings) == (0 if trusted else 1)
+    if not trusted:
+        assert "trust_remote_code" in capsys.readouterr().err

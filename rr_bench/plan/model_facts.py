@@ -73,7 +73,7 @@ def how_to_get(path: str) -> str:
     if path.endswith(".gguf") and (CONF / "model" / f"{name}.yaml").is_file():
         return f"no such file. `python -m rr_bench.download model {name}` puts it there"
     return (
-        "no such directory. Give a Hugging Face checkpoint folder (config.json, safetensors, "
+        "no such file or directory. Give a Hugging Face checkpoint folder (config.json, safetensors, "
         "tokenizer), a .gguf file or a hub id like owner/name"
     )
 

@@ -247,10 +247,12 @@ class Session:
             prompt: the first prompt that will be timed.
         """
         ids = self.lm.tok_encode(prompt)[:-1][: self.lm.max_length]
-        # A shape seen before in this process is compiled already.
-        new = (cell.method.label, cell.length) not in self._warm
-        self._warm.add((cell.method.label, cell.length))
-        for length in warm_up_lengths(len(ids), self.lm.device.type, new):
+        device = self.lm.device.type
+        # What is ready stays so in this process: kernels of a shape, and without any, the threads.
+        key = (cell.method.label, cell.length) if device == "cuda" else ("", 0)
+        new = key not in self._warm
+        self._warm.add(key)
+        for length in warm_up_lengths(len(ids), device, new):
             self.lm.warm_up(ids[:length])
 
     def _environment(self) -> dict[str, Any]:
@@ -273,10 +275,10 @@ def warm_up_lengths(tokens: int, device: str, new: bool) -> list[int]:
     Args:
         tokens: of the prompt.
         device: ``cpu`` or ``cuda``.
-        new: the method has not run at this length yet.
+        new: the method has not run at this length yet; without a GPU, nothing has.
     """
     if device == "cpu":
-        return [min(tokens, WAKE_UP)] if tokens else []
+        return [min(tokens, WAKE_UP)] if tokens and new else []
     aligned = tokens - tokens % (16 * BLOCK)
     return [length for length in ([aligned, tokens] if new else [tokens]) if length]
 
