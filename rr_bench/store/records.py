@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -197,7 +197,9 @@ def _record(cls: type[Record], data: dict[str, Any], where: str) -> Record:
     if data.get("schema") != SCHEMA:
         raise RecordError(f"{where}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}")
     names = {field.name for field in fields(cls)}
-    for problem, found in (("unknown", data.keys() - names), ("missing", names - data.keys())):
+    # A field that was added later has a default, and older records do without it.
+    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    for problem, found in (("unknown", data.keys() - names), ("missing", needed - data.keys())):
         if found:
             raise RecordError(f"{where}: {problem} field {', '.join(sorted(found))}")
     try:
