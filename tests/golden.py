@@ -21,7 +21,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "golden"
 
-KINDS = {"methods": "tests.test_golden_methods"}
+KINDS = {"methods": "tests.test_golden_methods", "tasks": "tests.test_golden_tasks"}
 """Module whose ``cases()`` gives the outputs of a kind: a mapping from name to :class:`Output`."""
 
 TOLERANCE = 1e-5
