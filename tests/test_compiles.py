@@ -15,7 +15,7 @@ from rr_bench.model.lm import SparseHFLM
 from rr_bench.report.load import samples_frame
 from rr_bench.run.run import run
 from rr_bench.run.session import warm_up_lengths
-from rr_bench.store.cells import read_cells
+from rr_bench.store.reading import read_store
 from tests.test_lm import PROMPT, generation, nested_requests
 from tests.tiny import ROWS, tiny_llama, tiny_tokenizer
 
@@ -101,14 +101,14 @@ def test_every_cell_is_warmed_up_at_its_own_prompt(make, monkeypatch):
     monkeypatch.setattr(rr_bench.run.session, "warm_up_lengths", lambda tokens, device, new: [tokens])
     settings = make(tasks=["json_kv"], lengths=[512, 1024], methods=["full"])
     assert run(settings) == 0
-    first = {cell.info.length: cell.samples[0].input_tokens - 1 for cell in read_cells(settings.out)}
+    first = {cell.info.length: cell.samples[0].input_tokens - 1 for cell in read_store(settings.out)[0]}
     assert seen == [first[512], first[1024]]
 
 
 def test_marked_seconds_are_no_measurement(make, monkeypatch):
     settings = make(tasks=["json_kv"], methods=["full"])
     assert run(settings) == 0
-    cells = read_cells(settings.out)
+    cells = read_store(settings.out)[0]
     assert not any(sample.compiled for cell in cells for sample in cell.samples)
     assert samples_frame(cells)["prefill_s"].notna().all()
     object.__setattr__(cells[0].samples[0], "compiled", True)

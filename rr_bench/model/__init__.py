@@ -7,4 +7,6 @@ log-likelihoods are read from, and how a GGUF file is unpacked. Raise it when an
 number; moving or renaming code needs no new version.
 """
 
-VERSION = 1
+from rr_bench.plan.model_facts import MODEL_VERSION as VERSION
+
+__all__ = ["VERSION"]

@@ -21,14 +21,17 @@ from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand
 from rr_bench.config.schema import RunSettings, parse_slice
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.gguf import origin
-from rr_bench.plan.model_facts import HUB_ID, Device, read_config, resolve_dtype, resolve_path
+from rr_bench.plan.model_facts import (
+    HUB_ID,
+    MODEL_VERSION,
+    Device,
+    read_config,
+    resolve_dtype,
+    resolve_path,
+)
 from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
 from rr_bench.tasks.sources import identity, newline_stop
-
-MODEL_VERSION = 1
-"""Of :mod:`rr_bench.model`, how a prompt is prefilled, decoded and scored; raise it when results
-change. It stands here because a plan is made before that package is needed."""
 
 Spec = TypeVar("Spec")
 

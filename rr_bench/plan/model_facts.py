@@ -18,6 +18,10 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = ("float32", "bfloat16", "float16")
 ORIGINAL = "original_max_position_embeddings"
 
+MODEL_VERSION = 1
+"""Of :mod:`rr_bench.model`, whose docstring says what it covers. It stands here because a plan is made
+before that package is needed."""
+
 
 @dataclass(frozen=True)
 class Device:
