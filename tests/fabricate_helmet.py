@@ -1,4 +1,4 @@
-"""A whole folder laid out as HELMET's, of made-up rows: a few of every dataset, some over their budget."""
+"""A folder laid out as HELMET's, of made-up rows: a few of every dataset, some over their budget."""
 
 from __future__ import annotations
 

@@ -119,6 +119,27 @@ def test_generated_rows_are_not_helmets(tmp_path):
     assert not (tmp_path / "categories.md").exists() and "HELMET" not in report.table
 
 
+def test_generated_recall_beside_helmets_files_has_a_column_of_its_own(tmp_path):
+    recall = [d.name for d in DATASETS.values() if d.category == "recall"]
+    for length in (8192, 16384):
+        write(tmp_path, "msmarco_rerank", [0.25], length=length)
+        for i, task in enumerate(recall if length == 8192 else recall[:2]):
+            cell = open_cell(tmp_path, FULL, task=task, length=length)
+            with cell:
+                cell.append(record("0", i % 2, task=task, length=length))
+                cell.finish(1)
+    table = table_of(tmp_path)
+    assert list(table.loc["full", "Recall (generated)"]) == ["50.0", "2/4", "1/2"]
+    assert list(table.loc["full", "Recall"]) == ["0/4", "0/4", "0/2"]
+    assert list(table.loc["full", "Re-rank"]) == ["25.0"] * 3
+    assert table.loc[("full", "8K"), "Avg. (RR)"] == "1/6"
+    note = "json_kv 8K: generated rows, not HELMET's: in Recall (generated) only"
+    assert note in data_notes(read_store(tmp_path)[0])
+    write_report(tmp_path)
+    page = (tmp_path / "categories.md").read_text()
+    assert "Recall (generated)" in page and note in page
+
+
 def test_what_the_data_lost_is_in_the_report(tmp_path):
     data = {
         "gold_lost": {"count": 2, "uids": ["a", "b"]},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pandas as pd
 from tabulate import tabulate
@@ -19,10 +20,12 @@ from rr_bench.report.style import length_label
 from rr_bench.store.reading import StoredCell
 from rr_bench.tasks.helmet_table import (
     DATASETS,
+    GENERATED_COLUMN,
     HELMET_COLUMNS,
     RR_COLUMNS,
     UNJUDGED_COLUMNS,
     Column,
+    generated,
 )
 
 AVERAGES = (Column("Avg. (RR)", ()), Column("Avg. (HELMET)", ()))
@@ -78,7 +81,8 @@ def points(cells: Sequence[StoredCell]) -> dict[Point, float]:
         if cell.done is None or not scores or cell.info.task not in DATASETS:
             continue
         dataset = DATASETS[cell.info.task]
-        found[dataset.name, dataset.metric] = 100 * sum(scores) / len(scores)
+        metric = dataset.metric if cell.info.source == "helmet" else generated(dataset.metric)
+        found[dataset.name, metric] = 100 * sum(scores) / len(scores)
         for metric, judged in (cell.judged or {}).items():
             if set(judged["uids"]) == set(cell.scored):
                 found[dataset.name, metric] = 100 * float(judged["value"])
@@ -105,35 +109,45 @@ def mean_of(named: Mapping[str, Value]) -> Value:
     return Value(sum(values) / len(values), len(values), len(named))
 
 
-def all_columns(found: Mapping[Point, float]) -> dict[str, Value]:
-    """Every column at one length, the two averages last."""
+def all_columns(found: Mapping[Point, float], drawn: bool = False) -> dict[str, Value]:
+    """Every column at one length, the two averages last; ``drawn`` adds that of generated Recall."""
     own = {column.name: column_value(column, found) for column in (*RR_COLUMNS, *HELMET_COLUMNS)}
     averages = {
         average.name: mean_of({column.name: own[column.name] for column in columns})
         for average, columns in zip(AVERAGES, (RR_COLUMNS, HELMET_COLUMNS), strict=True)
     }
-    others = {column.name: column_value(column, found) for column in UNJUDGED_COLUMNS}
+    more = (*UNJUDGED_COLUMNS, *([GENERATED_COLUMN] if drawn else []))
+    others = {column.name: column_value(column, found) for column in more}
     return {**own, **averages, **others}
+
+
+def shown_here(cell: StoredCell) -> bool:
+    """Whether a cell counts in some column: HELMET's own rows, and generated ones of Recall."""
+    dataset = DATASETS.get(cell.info.task)
+    return dataset is not None and (cell.info.source == "helmet" or dataset.category == "recall")
 
 
 def category_frame(cells: Sequence[StoredCell]) -> pd.DataFrame:
     """One row per model, method, length and column, :data:`COLUMNS`.
 
     Args:
-        cells: current cells of a store; those that are not HELMET's own rows are left out.
+        cells: current cells of a store. Where HELMET's rows and generated Recall were run together, the
+            latter have a column of their own and are part of no average.
     """
     identity = Identity(cells)
     groups: dict[tuple[str, str], dict[int, list[StoredCell]]] = {}
     models: dict[str, str] = {}
     for cell in cells:
-        if cell.info.source == "helmet" and cell.info.task in DATASETS:
+        if shown_here(cell):
             columns = identity.columns(cell)
             models[columns["setup"]] = columns["model"]
             where = columns["setup"], columns["series"]
             groups.setdefault(where, {}).setdefault(cell.info.length, []).append(cell)
+    groups = {where: found for where, found in groups.items() if applies(chain(*found.values()))}
+    drawn = any(c.info.source != "helmet" for found in groups.values() for c in chain(*found.values()))
     rows = []
     for (setup, method), lengths in groups.items():
-        by_length = {n: all_columns(points(lengths[n])) for n in sorted(lengths)}
+        by_length = {n: all_columns(points(lengths[n]), drawn) for n in sorted(lengths)}
         for name in next(iter(by_length.values())):
             over = {length_label(n): columns[name] for n, columns in by_length.items()}
             shown = {n: columns[name] for n, columns in by_length.items()} | {0: mean_of(over)}
@@ -187,6 +201,9 @@ def data_notes(cells: Iterable[StoredCell]) -> list[str]:
     """What was lost, dropped or odd in the data, once per task and length."""
     lines: dict[str, None] = {}
     for cell in cells:
+        if cell.info.source != "helmet" and shown_here(cell):
+            where = f"{cell.info.task} {length_label(cell.info.length)}"
+            lines[f"{where}: generated rows, not HELMET's: in {GENERATED_COLUMN.name} only"] = None
         if cell.info.source != "helmet" or cell.info.task not in DATASETS:
             continue
         official = DATASETS[cell.info.task].rows

@@ -238,3 +238,14 @@ UNJUDGED_COLUMNS = (
     Column("summ_rouge", _own("summ")),
 )
 """What can be said without a judge, under names of their own."""
+
+
+def generated(metric: str) -> str:
+    """Name of a metric over generated rows, which are never averaged with HELMET's own."""
+    return f"{metric} (generated)"
+
+
+GENERATED_COLUMN = Column(
+    "Recall (generated)", tuple((name, generated(metric)) for name, metric in _own("recall"))
+)
+"""Recall where ``data.recall`` generated the rows beside HELMET's files; in no average."""
