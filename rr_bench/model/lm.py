@@ -28,8 +28,6 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,41 +35,16 @@ from transformers import (
 
 from method.attention import SparsePrefill
 from rr_bench.model.compiles import compiles
+from rr_bench.model.decoding import FiniteCheck, greedy_config, greedy_settings
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
-KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty")
-"""What greedy decoding takes from a checkpoint's generation config."""
 
 
 class OutOfMemory(RuntimeError):
     """A prompt did not fit in memory."""
-
-
-class NotFinite(ArithmeticError):
-    """The model's logits hold NaN or infinity, so there is no answer to score."""
-
-
-class _Finite(LogitsProcessor):
-    """Watches the logits of every new token; they stay on the device until :meth:`check`."""
-
-    def __init__(self) -> None:
-        self._seen: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        finite = torch.isfinite(scores).all()
-        self._seen = finite if self._seen is None else self._seen & finite
-        return scores
-
-    def check(self) -> None:
-        """Raise :class:`NotFinite` if any logit was not finite; one read from the device."""
-        if self._seen is not None and not bool(self._seen):
-            raise NotFinite(
-                "the model's logits are NaN or infinite: its weights are broken, or float16 overflows "
-                "(try dtype=bfloat16 or float32)"
-            )
 
 
 class SparseHFLM(HFLM):
@@ -200,10 +173,10 @@ class SparseHFLM(HFLM):
 
     @torch.no_grad()
     def _generate(self, prompt: Sequence[int], settings: dict[str, Any], stats: RequestStats) -> str:
-        until, new_tokens = _greedy_settings(settings, self.max_gen_toks)
+        until, new_tokens = greedy_settings(settings, self.max_gen_toks)
         ids = self._tensor(prompt, room=new_tokens)
         stats.input_tokens = ids.shape[1]
-        cache, finite = DynamicCache(config=self.model.config), _Finite()
+        cache, finite = DynamicCache(config=self.model.config), FiniteCheck()
         with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
             start = self._now()
             with compiles() as compiled:
@@ -246,7 +219,7 @@ class SparseHFLM(HFLM):
                 use_cache=False,
                 logits_to_keep=torch.tensor(before, device=ids.device),
             ).logits[0]
-            finite = _Finite()
+            finite = FiniteCheck()
             finite(ids, logits)
             gold = torch.tensor(targets, device=ids.device)
             log_probs = (
@@ -306,22 +279,5 @@ class SparseHFLM(HFLM):
         )
 
 
-def greedy_config(own: GenerationConfig) -> GenerationConfig:
-    """Greedy decoding with a checkpoint's stop tokens and repetition penalty, and no more of it."""
-    return GenerationConfig(do_sample=False, **{name: getattr(own, name, None) for name in KEPT})
-
-
 def _key(request: Instance) -> tuple[str, int]:
     return str(request.task_name), int(request.doc_id or 0)
-
-
-def _greedy_settings(settings: dict[str, Any], default_tokens: int) -> tuple[list[str], int]:
-    """Stop strings and token budget of a task's ``generation_kwargs``; all else must mean greedy."""
-    until = settings.pop("until", None) or []
-    tokens = int(settings.pop("max_gen_toks", default_tokens))
-    settings = {name: value for name, value in settings.items() if value is not None}
-    if settings.pop("do_sample", False) or settings.pop("temperature", 0.0) or settings:
-        raise ValueError(
-            f"generation_kwargs of the task ask for {settings or 'sampling'}: decoding here is greedy"
-        )
-    return ([until] if isinstance(until, str) else list(until)), tokens
