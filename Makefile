@@ -10,6 +10,7 @@ PINS := pyproject.toml constraints.txt
 WORKERS ?= 2
 # Stores and latency runs whose tables and figures `make figures` rebuilds.
 RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)) \
+         $(patsubst %/cells.jsonl,%,$(wildcard results/*/cells.jsonl results/*/*/cells.jsonl)) \
          $(patsubst %/latency.csv,%,$(wildcard results/*/latency.csv results/*/*/latency.csv)))
 # More settings for `make run` and `make bench`, such as ARGS='samples=2 lengths=[4096]'.
 ARGS ?=
