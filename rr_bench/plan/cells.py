@@ -94,6 +94,7 @@ class Cell:
                 "label": self.method.label,
                 "params": self.method.recorded,
                 "dense": self.method.dense,
+                "knob": None if self.method.cls.knob is None else self.method.cls.knob.name,
             },
         }
 
