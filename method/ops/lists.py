@@ -16,6 +16,7 @@ from method.ops.triton_support import interpreting
 def map_lists_kernel(map_ptr, index_ptr, count_ptr, columns, W: tl.constexpr):
     """Grid ``(rows of all heads)``: kept columns ascending, then the others ascending."""
     row = tl.program_id(0).to(tl.int64)
+    # All [W]: one entry for each column, and its place in the list.
     at = tl.arange(0, W)
     kept = tl.load(map_ptr + row * columns + at, mask=at < columns, other=0).to(tl.int32)
     count = tl.sum(kept, 0)

@@ -117,6 +117,8 @@ def block_lse_kernel(
     keys = keys_ptr
     if not TMA:
         keys += item.to(tl.int64) * stride_kb + (head // group).to(tl.int64) * stride_kh
+    # Query strides by key strides, added up over tokens and features: q is [BLOCK_M, BLOCK_K],
+    # k [BLOCK_N, BLOCK_K].
     dots = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     pieces: tl.constexpr = HEAD_DIM // BLOCK_K
     # One flat loop, so that it is pipelined in steps of BLOCK_K features.
@@ -141,6 +143,7 @@ def block_lse_kernel(
         seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
         logits = tl.where(seen, dots * factor, float("-inf"))
         lse = _sums_by_block(logits, BLOCK_N // PER, PER, True, FAST)
+    # lse is [BLOCK_M, blocks of the tile].
     block = tile_n * (BLOCK_N // PER) + tl.arange(0, BLOCK_N // PER)
     out = (tl.program_id(1).to(tl.int64) * q_strides + rows.to(tl.int64)[:, None]) * columns
     keep = (rows < q_strides)[:, None] & (block < columns)[None, :]
@@ -154,6 +157,7 @@ def block_mass_kernel(
 ):  # fmt: skip
     """Grid ``(rows, heads of this call)``: softmax over blocks, reduced over a row's strides."""
     row = tl.program_id(0)
+    # The query strides of one row, [PER]; parts of lse and shares are [PER, CHUNK blocks].
     stride = row * PER + tl.arange(0, PER)
     real = stride < q_strides
     lse = lse_ptr + (tl.program_id(1).to(tl.int64) * q_strides + stride.to(tl.int64)[:, None]) * columns

@@ -146,6 +146,7 @@ def _softmax(
     if MASKED:
         seen = (key_at[None, :] <= query_at[:, None]) & (key_at < k_len)[None, :]
         logits = gl.where(seen, logits, float("-inf"))
+    # logits and weights are [64 queries, ROW keys]; peak (m_i), norm (l_i) and shrink are [64].
     new_peak = gl.maximum(peak, gl.max(logits, 1) * factor)
     base = new_peak
     if MASKED:
@@ -165,6 +166,7 @@ def _overlapped(
     MASKED: gl.constexpr, PINGPONG: gl.constexpr,
 ):  # fmt: skip
     """Logits of block ``step`` beside the values of block ``step - 1``; then the softmax."""
+    # q is [64, DIM], k [DIM, ROW], v [ROW, DIM]; logits and p are [64, ROW], acc is [64, DIM].
     q_bufs, k_bufs, v_bufs = buffers
     q_ready, q_free, k_ready, k_free, v_ready, v_free, turns = bars
     stage = step % STAGES
@@ -302,9 +304,11 @@ def sparse_gluon_kernel(
     ``factor`` is ``scale * log2(e)``. ``ALIGNED``: ``k_len - q_len`` is a multiple of 128.
     """
     HALF: gl.constexpr = ROW // 2
+    # Shared memory: both halves of the queries, and a ring of STAGES blocks of keys and of values.
     q_bufs = gl.allocate_shared_memory(q_desc.dtype, [2, 1, 1, HALF, DIM], q_desc.layout)
     k_bufs = gl.allocate_shared_memory(k_desc.dtype, [STAGES, 1, 1, ROW, DIM], k_desc.layout)
     v_bufs = gl.allocate_shared_memory(v_desc.dtype, [STAGES, 1, 1, ROW, DIM], v_desc.layout)
+    # Barriers: `ready` when a copy has landed, `free` when it has been read, `turns` between consumers.
     q_ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     q_free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())

@@ -61,6 +61,7 @@ def _step(
     MASKED: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Add ``BLOCK_N`` keys from token ``start`` on to the running softmax of a query row."""
+    # q and acc are [ROW, PADDED], peak and norm [ROW]; k is [PADDED, BLOCK_N], v [BLOCK_N, PADDED].
     key_at = start + tl.arange(0, BLOCK_N)
     if TMA:
         # The copy engine fills what lies past the tensors' ends with zeros.
@@ -70,6 +71,7 @@ def _step(
         k, v = _load_tile(
             keys, values, start, stride_kl, stride_vl, k_len, HEAD_DIM, PADDED, BLOCK_N, MASKED
         )
+    # [ROW, BLOCK_N], and so are the weights.
     logits = tl.dot(q, k, input_precision=PRECISION)
     if MASKED:
         seen = (key_at[None, :] <= query_at[:, None]) & (key_at < k_len)[None, :]
@@ -106,6 +108,7 @@ def sparse_attention_kernel(
     item = (tl.program_id(0) // heads).to(tl.int64)
     head = (tl.program_id(0) % heads).to(tl.int64)
     kv_head = head // group
+    # Queries of the row [ROW, PADDED]; what is past the end or the head size is 0.
     tokens = row * ROW + tl.arange(0, ROW)
     dims = tl.arange(0, PADDED)
     live = (tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -130,6 +133,7 @@ def sparse_attention_kernel(
         tail = tl.load(blocks + interior - 1, mask=interior > 0, other=-1)
 
     query_at = tokens + (k_len - q_len)
+    # Running softmax: maximum in base 2 (m_i), sum of weights (l_i), weighted values [ROW, PADDED].
     peak = tl.full([ROW], float("-inf"), tl.float32)
     norm = tl.zeros([ROW], tl.float32)
     acc = tl.zeros([ROW, PADDED], tl.float32)

@@ -33,6 +33,7 @@ def mean_tiles_kernel(
         wanted = tl.load(flag_ptr + member).to(tl.int32)
     if wanted != 0:
         first = tl.program_id(0) * SIZE
+        # Tokens [SIZE, PADDED] become one mean [PADDED].
         token = first + tl.arange(0, SIZE)
         dims = tl.arange(0, PADDED)
         ptrs = in_ptr + (member // heads).to(tl.int64) * stride_b
@@ -49,6 +50,7 @@ def mean_tiles_kernel(
 def _pooled_logits(q, k_ptr, start, columns, newest, factor,
                    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """Base-2 logits of some query blocks against key blocks from ``start`` on, -inf in the future."""
+    # q is [ROWS, PADDED], k [PADDED, COLUMNS]; the logits are [ROWS, COLUMNS].
     at = start + tl.arange(0, COLUMNS)
     dims = tl.arange(0, PADDED)
     real = (at < columns)[None, :] & (dims < HEAD_DIM)[:, None]
@@ -66,6 +68,7 @@ def pooled_weights_kernel(
     """Grid ``(tiles of query blocks, B * Hq)``: causal softmax over key blocks, for flagged heads."""
     head = tl.program_id(1)
     if tl.load(flag_ptr + head) != 0:
+        # Query blocks [ROWS], the newest key block that each sees, and their means [ROWS, PADDED].
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         dims = tl.arange(0, PADDED)
         newest = (tl.minimum((row + 1) * BLOCK, q_len) - 1 + k_len - q_len) // BLOCK

@@ -135,6 +135,7 @@ def _block_sums(
 
     ``last`` is the last column that a sample sees, counted within the chunk.
     """
+    # logits are [64 samples, KEYS], sums [64, BLOCKS]; peak is [64], norm [64, 4 parts of the sum].
     OWN: gl.constexpr = 64
     BLOCKS: gl.constexpr = KEYS // PER
     # Columns by eight: which eight is a matter of the register, so it costs no thread anything to know.
@@ -177,6 +178,7 @@ def _weigh(
 
     What lies behind the tile's chunks is set to 0.
     """
+    # sums are [CHUNKS, 64 samples, BLOCKS], weight is [CHUNKS, 64], mass [CHUNKS, query rows, BLOCKS].
     OWN: gl.constexpr = 64
     BLOCKS: gl.constexpr = KEYS // PER
     # A thread holds samples of one query row, so that most of their sum needs no exchange.
@@ -224,6 +226,7 @@ def _logits(
     S: gl.constexpr,
 ):  # fmt: skip
     """Products of 64 samples with the chunk of keys that comes ``step``-th."""
+    # q is [64, DIM], k [DIM, KEYS]; the logits are [64, KEYS].
     k_ready, k_free = bars
     stage = step % STAGES
     mbarrier.wait(k_ready.index(stage), (step // STAGES) & 1)
@@ -327,6 +330,7 @@ def block_scores_gluon_kernel(
 
     ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks fit into a program's scratch.
     """
+    # Shared memory: 64 samples of each consumer, and a ring of STAGES chunks of KEYS pooled keys.
     Q_LAYOUT: gl.constexpr = gl.NVMMASharedLayout(min(128, 2 * DIM), 16, 2)
     q_bufs = gl.allocate_shared_memory(k_desc.dtype, [4, SAMPLES // 4, DIM], Q_LAYOUT)
     k_bufs = gl.allocate_shared_memory(k_desc.dtype, [STAGES, 1, KEYS, DIM], k_desc.layout)

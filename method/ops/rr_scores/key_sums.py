@@ -21,6 +21,7 @@ def pool_keys_kernel(
     """Grid ``(B * Hkv, ceil(strides / TILE))``: mean key of ``TILE`` strides."""
     item = (tl.program_id(0) // kv_heads).to(tl.int64)
     head = (tl.program_id(0) % kv_heads).to(tl.int64)
+    # Strides [TILE]; total and mean are [TILE, PADDED].
     index = tl.program_id(1) * TILE + tl.arange(0, TILE)
     dims = tl.arange(0, PADDED)
     wide = (dims < HEAD_DIM)[None, :]

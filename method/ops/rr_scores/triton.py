@@ -42,6 +42,7 @@ def _chunk_logits(
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Products of a tile of samples with ``BLOCK_N`` pooled keys; the future is -inf."""
+    # q is [BLOCK_M, PADDED], k [PADDED, BLOCK_N]; the logits are [BLOCK_M, BLOCK_N].
     dims = tl.arange(0, PADDED)
     at = start + tl.arange(0, BLOCK_N)
     ptrs = keys + at.to(tl.int64)[None, :] * HEAD_DIM + dims[:, None]
@@ -64,6 +65,7 @@ def _block_sums(
     PER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Sums by key block of a chunk's weights, left in scratch; the row's running peak and sum."""
+    # weights [BLOCK_M, BLOCK_N] become sums [BLOCK_M, BLOCKS]; peak (m_i) and norm (l_i) are [BLOCK_M].
     BLOCKS: tl.constexpr = BLOCK_N // PER
     # One maximum for the chunk: what underflows beside it weighs less than 2^-126 of the row.
     top = tl.max(logits, 1) * factor
@@ -102,6 +104,7 @@ def block_scores_kernel(
         item = (member // heads).to(tl.int64)
         head = (member % heads).to(tl.int64)
         head_start = tl.load(starts_ptr + head).to(tl.int32)
+        # Sampled tokens [BLOCK_M], the strides they lie in, and their queries [BLOCK_M, PADDED].
         token = (tile * BLOCK_M + tl.arange(0, BLOCK_M)) * STRIDE + head_start
         sample_stride = (token + shift) // STRIDE
         real = token < q_len
@@ -138,6 +141,7 @@ def block_scores_kernel(
         row = tile * (BLOCK_M // PER) + tl.arange(0, BLOCK_M // PER)
         out = scores_ptr + (member.to(tl.int64) * rows + row.to(tl.int64)) * columns
         # What lies behind the chunks that the tile can see becomes 0.
+        # Per chunk: weight [BLOCK_M], sums [BLOCK_M, BLOCKS], mass [query rows, PER samples, BLOCKS].
         for chunk in range(0, (columns + BLOCKS - 1) // BLOCKS):
             live = chunk * BLOCK_N < reach
             at = tl.arange(0, BLOCK_M)

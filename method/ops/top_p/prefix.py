@@ -31,6 +31,7 @@ SHIFTS = (28, 25, 22, 19, 16, 13, 10, 7, 4, 1, 0)
 @triton.jit
 def _patterns(values_ptr, size, PIECE: tl.constexpr):
     """Entries of this program's piece as fp64 and as bits, -1 where the list is over."""
+    # [PIECE].
     at = tl.program_id(0) * PIECE + tl.arange(0, PIECE)
     value = tl.load(values_ptr + tl.program_id(1).to(tl.int64) * size + at, mask=at < size, other=0.0)
     return value.to(tl.float64), tl.where(at < size, value.to(tl.int32, bitcast=True), -1)
@@ -40,6 +41,7 @@ def _patterns(values_ptr, size, PIECE: tl.constexpr):
 def _narrow(low_ptr, sums_ptr, limit_ptr, shift, PIECES: tl.constexpr):
     """The lowest entry that is not kept, known down to bit ``shift``; from the pass before."""
     item = tl.program_id(1)
+    # Sums [PIECES, 8 ways] become totals [8]; way 0 is not used.
     piece, way = tl.arange(0, PIECES), tl.arange(0, 8)
     real = (piece < tl.num_programs(0))[:, None] & (way > 0)[None, :]
     ptrs = sums_ptr + (item.to(tl.int64) * tl.num_programs(0) + piece[:, None]) * 8 + way[None, :]

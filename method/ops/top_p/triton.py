@@ -85,6 +85,7 @@ def select_kernel(
     """
     row = first + tl.num_programs(0) - 1 - tl.program_id(0)
     member = tl.program_id(1)
+    # Everything below that is no scalar is [W]: one entry for each key block of the row.
     at = tl.arange(0, W)
     newest = (tl.minimum((row + 1) * ROW, q_len) - 1 + k_len - q_len) // ROW
     live = at <= newest

@@ -40,6 +40,7 @@ def line_index_kernel(
     longest = tl.full([], -1, tl.int32)
     number = tl.full([], 0, tl.int32)
     for start in range(0, k_len, CHUNK):
+        # All [CHUNK]: keys and, by the same index, distances.
         at = start + tl.arange(0, CHUNK)
         slash = tl.load(slashes_ptr + row + at, mask=at < k_len, other=0)
         distance = tl.where(slash != 0, at, -1)
@@ -58,6 +59,7 @@ def walk_kernel(
     TILE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(tiles / LANES, N)``: range starts ``[N, tiles, steps]`` and how many, ``[N, tiles]``."""
+    # One lane a query tile: everything here is [LANES], and the lanes walk together.
     tile = tl.program_id(0) * LANES + tl.arange(0, LANES)
     out = tl.program_id(1).to(tl.int64) * tiles + tile
     reach = reach_ptr + tl.program_id(1).to(tl.int64) * k_len
@@ -138,6 +140,7 @@ def single_keys_kernel(
     if COLUMNS:
         chosen = tl.load(number_ptr + item)
         for first in range(0, chosen, CHUNK):
+            # Chosen columns [CHUNK], of which those outside of the ranges are appended.
             index = first + tl.arange(0, CHUNK)
             key = tl.load(chosen_ptr + item * most + index, mask=index < chosen, other=0)
             single = (index < chosen) & (key < end_of_tile)
@@ -159,6 +162,7 @@ def single_keys_kernel(
                 filled, k_len, TILE, COLUMNS,
             )  # fmt: skip
     else:
+        # Keys of one block, [ROW].
         key = tl.arange(0, ROW)
         if SINK:
             filled = _add_forced(

@@ -24,6 +24,7 @@ def line_lists_kernel(
     """Grid ``(rows, B * Hq)``: the blocks of one row on any line, of ``others``, or always kept."""
     row = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
+    # Everything from here on is [W]: one flag for each key block of the row.
     at = tl.arange(0, W)
     last = (tl.minimum((row + 1) * ROW, q_len) - 1 + k_len - q_len) // ROW
     live = at <= last

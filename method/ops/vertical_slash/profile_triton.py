@@ -39,6 +39,7 @@ def _logits(
     """Base-2 logits of the last queries against ``LAST`` keys; what is not seen is -inf."""
     item = (tl.program_id(0) // heads).to(tl.int64)
     head = (tl.program_id(0) % heads).to(tl.int64)
+    # q is [LAST, PADDED], k [PADDED, LAST keys]; the logits are [LAST, LAST keys].
     count = tl.minimum(LAST, q_len)
     index = tl.arange(0, LAST)
     dims = tl.arange(0, PADDED)
@@ -65,6 +66,7 @@ def profile_lse_kernel(
 ):  # fmt: skip
     """Grid ``(B * Hq, pieces)``: base-2 log-sum-exp of every query over one piece of the keys."""
     first = tl.program_id(1) * PIECE
+    # Running maximum and sum of every query, [LAST].
     peak = tl.full([LAST], float("-inf"), tl.float32)
     norm = tl.zeros([LAST], tl.float32)
     for start in range(first, tl.minimum(first + PIECE, k_len), LAST):
@@ -100,9 +102,11 @@ def profile_sums_kernel(
         start, heads, group, q_len, k_len, factor, HEAD_DIM, PADDED, LAST, PRECISION,
     )  # fmt: skip
     lse = tl.load(lse_ptr + tl.program_id(0).to(tl.int64) * LAST + index)
+    # [LAST, LAST keys]; its columns add up to one list [LAST], its diagonals to two.
     weights = tl.exp2(logits - lse[:, None])
     tile = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     tl.store(columns_ptr + tile * LAST + index, tl.sum(weights, 0))
+    # Row i turned by i: a diagonal becomes a column. [LAST, LAST].
     reach = index[:, None] + index[None, :]
     turned = tl.gather(weights, reach % LAST, 1)
     above = tl.where(reach < LAST, turned, 0.0)

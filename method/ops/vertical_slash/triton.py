@@ -29,6 +29,7 @@ def _attend(
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add the keys at ``key_at`` to the running softmax; ``real`` of them, and none of the future."""
+    # q and acc are [TILE, PADDED], k is [PADDED, TILE], v [TILE, PADDED]; logits are [TILE, TILE].
     dims = tl.arange(0, PADDED)
     wide = dims < HEAD_DIM
     k_ptrs = k_head + key_at.to(tl.int64)[None, :] * stride_kl + dims[:, None]
@@ -63,6 +64,7 @@ def line_attention_kernel(
     index = tl.program_id(0).to(tl.int64)
     item = index // members
     head = tl.load(member_ptr + index % members)
+    # Queries of the tile [TILE, PADDED].
     tokens = tile * TILE + tl.arange(0, TILE)
     dims = tl.arange(0, PADDED)
     live = (tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -72,6 +74,7 @@ def line_attention_kernel(
     k_head = k_ptr + item * stride_kb + (head // group) * stride_kh
     v_head = v_ptr + item * stride_vb + (head // group) * stride_vh
     out = index * tl.num_programs(1) + tile
+    # Lists of the tile: first keys of ranges [ranges], single keys [count].
     starts = start_ptr + out * steps
     ranges = tl.load(range_ptr + out)
     behind = tl.maximum(tile - (rows - 1) * PER_ROW, 0)
@@ -87,6 +90,7 @@ def line_attention_kernel(
     while last + TILE - 1 > first_query:
         past -= 1
         last = tl.load(starts + past - 1, mask=past > 0, other=-TILE)
+    # Running softmax: maximum in base 2 (m_i), sum of weights (l_i), weighted values [TILE, PADDED].
     peak = tl.full([TILE], float("-inf"), tl.float32)
     norm = tl.zeros([TILE], tl.float32)
     acc = tl.zeros([TILE, PADDED], tl.float32)
