@@ -12,14 +12,13 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks, visible_blocks
 from method.keep import KeepPolicy
+from method.ops.checks import ESTIMATORS, uses_triton
 from method.ops.pooled.torch import block_means, pooled_map, pooled_map_triton
 from method.ops.vertical_slash.selection import (
-    ESTIMATORS,
     line_mask,
     profile,
     take_highest,
     tokens_within,
-    uses_triton,
 )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BlockMask, num_blocks
 from method.keep import NO_KEEP, KeepPolicy
+from method.ops.checks import ESTIMATORS, uses_triton
 from method.ops.vertical_slash.head_patterns import (
     A_SHAPE,
     BLOCKS,
@@ -24,11 +25,9 @@ from method.ops.vertical_slash.head_patterns import (
 )
 from method.ops.vertical_slash.native import attend_torch, attend_triton
 from method.ops.vertical_slash.selection import (
-    ESTIMATORS,
     device_numbers,
     line_mask,
     project_lines,
-    uses_triton,
 )
 from method.streaming import a_shape_map
 from method.tables import layer_entry, read_layers

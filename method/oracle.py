@@ -12,9 +12,8 @@ from method.base import Knob, Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import REDUCTIONS, antidiagonal_scores
+from method.ops.checks import ESTIMATORS, uses_triton
 from method.ops.top_p.torch import SELECTORS, select_mask
-
-ESTIMATORS = ("auto", "torch", "triton")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Oracle(Method):
 
     def mass(self, query: Tensor, key: Tensor, *, scale: float) -> Tensor:
         """Exact block mass ``[B, Hq, rows, columns]``: an antidiagonal estimate at stride 1."""
-        if self.estimator == "torch" or (self.estimator == "auto" and not query.is_cuda):
+        if not uses_triton(self.estimator, query):
             estimate: Callable[..., Tensor] = antidiagonal_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.

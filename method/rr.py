@@ -13,11 +13,10 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import RR_KEEP, KeepPolicy
+from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
 from method.ops.rr_scores.torch import OFFSETS, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
-STRIDES = (4, 8, 16, 32, 64)
-ESTIMATORS = ("auto", "torch", "triton")
 SAMPLES = (*OFFSETS, "mean")
 
 
@@ -105,7 +104,7 @@ class RRAttention(Method):
 
     def scores(self, query: Tensor, key: Tensor, *, scale: float, layer: int = 0) -> Tensor:
         """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names."""
-        if self.estimator == "torch" or (self.estimator == "auto" and not query.is_cuda):
+        if not uses_triton(self.estimator, query):
             estimate: Callable[..., Tensor] = block_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.

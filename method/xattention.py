@@ -13,11 +13,9 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import antidiagonal_scores
+from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
 from method.ops.top_p.torch import SELECTORS, select_mask
 from method.tables import layer_entry, read_layers
-
-STRIDES = (4, 8, 16, 32, 64)
-ESTIMATORS = ("auto", "torch", "triton")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class XAttention(Method):
 
     def scores(self, query: Tensor, key: Tensor, *, scale: float) -> Tensor:
         """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names."""
-        if self.estimator == "torch" or (self.estimator == "auto" and not query.is_cuda):
+        if not uses_triton(self.estimator, query):
             estimate: Callable[..., Tensor] = antidiagonal_scores
         else:
             # Imported here so that the method can be used where Triton is not installed.

@@ -1,10 +1,20 @@
-"""Input checks shared by the executors: errors say what is supported, before any work is done."""
+"""Choices and input checks that methods and kernels share: errors come before any work is done."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from method.blocks import BlockMask, check_lengths
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Strides that estimates can sample by: they divide a block of 128."""
+
+ESTIMATORS = ("auto", "torch", "triton")
+
+
+def uses_triton(estimator: str, tensor: Tensor) -> bool:
+    """Whether ``estimator`` means Triton: "auto" does on a GPU."""
+    return estimator == "triton" or (estimator == "auto" and tensor.is_cuda)
 
 
 def check_qk(query: Tensor, key: Tensor) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from method.ops.checks import uses_triton
 from method.ops.vertical_slash import torch as native
-from method.ops.vertical_slash.selection import device_numbers, profile, take_highest, uses_triton
+from method.ops.vertical_slash.selection import device_numbers, profile, take_highest
 
 LINES, A_SHAPE, BLOCKS = "vertical_and_slash", "stream_llm", "block_sparse"
 PATTERNS = (LINES, A_SHAPE, BLOCKS)
@@ -29,7 +30,7 @@ class LayerHeads:
     Attributes:
         plan: pattern and scaled sizes of every head.
         ratio: factor on the 100 tiles of block-sparse heads.
-        estimator: see :data:`method.ops.vertical_slash.selection.ESTIMATORS`.
+        estimator: see :data:`method.ops.checks.ESTIMATORS`.
     """
 
     plan: list[Head]

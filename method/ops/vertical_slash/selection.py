@@ -10,14 +10,8 @@ from torch import Tensor
 
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks
 from method.keep import KeepPolicy
+from method.ops.checks import uses_triton
 from method.ops.vertical_slash.profile import attention_profile
-
-ESTIMATORS = ("auto", "torch", "triton")
-
-
-def uses_triton(estimator: str, tensor: Tensor) -> bool:
-    """Whether ``estimator`` means Triton: "auto" does on a GPU."""
-    return estimator == "triton" or (estimator == "auto" and tensor.is_cuda)
 
 
 def profile(
