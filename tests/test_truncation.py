@@ -120,3 +120,24 @@ def test_seams_tell_what_the_whole_does(tmp_path, kind, monkeypatch):
                 assert cut.input_len == len(encode(tokenizer, cut.prompt, special))
     short = sum(start is not None for start in found)
     assert short == 0 if kind == "lossy" else short > len(found) // 2
+
+
+def test_one_pattern_repeated_is_tokenized_whole(monkeypatch):
+    """Its tokens fall into step with those of a window by chance, and part from them at the end."""
+    pieces = [("<unk>", -20.0), ("#", -2.0), ("#" * 7, -3.5), ("#" * 16, -8.0001)]
+    model = Tokenizer(models.Unigram(pieces, 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
+    context = "#" * 9002
+
+    def render(text):
+        return f"{text}#"
+
+    tokens = len(encode(tokenizer, render(context)))
+
+    def differs():
+        cut = truncate(tokenizer, render, context, tokens - 3)
+        return cut.context != drop_tail(tokenizer, context, 3)
+
+    assert not differs()
+    monkeypatch.setattr(truncation, "repeats", lambda window: False)
+    assert differs()

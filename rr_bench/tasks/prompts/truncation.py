@@ -2,11 +2,13 @@
 
 HELMET tokenizes three times: the prompt, the context alone, the cut prompt. Tokens depend on nearby
 characters only, so here the whole is tokenized once, and for the other two a window around each seam.
-Where the window does not fall into step with the whole, everything is tokenized as HELMET does.
+Where the window does not fall into step with the whole, or repeats one pattern, which falls into step
+by chance, everything is tokenized as HELMET does.
 """
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,11 @@ WINDOW = 4096
 """Characters tokenized on each side of a seam."""
 STEPS = 64
 """So many tokens in a row must lie at the same characters before two tokenizations count as one."""
+
+ENDS = 1024
+"""Characters at either end of a window that are looked at for a repeated pattern."""
+REPEATED = 8
+"""A text that zlib makes so many times smaller is one pattern repeated; prose gets half its size."""
 
 Offsets = Sequence[tuple[int, int]]
 
@@ -160,7 +167,7 @@ def tail_start(tokenizer: Tokenizer, context: str, tokens: int, whole: Offsets, 
         at: where the prompt holds it; negative: it does not.
     """
     start = len(context) - WINDOW
-    if at < 0 or start < WINDOW:
+    if at < 0 or start < WINDOW or repeats(context[start:]):
         return None
     part = encode(tokenizer, context[start:])
     if part[-1][1] != WINDOW:  # the tokenizer ends every text with a special token
@@ -190,7 +197,7 @@ def count_from(
         seam: first character that may differ.
     """
     start = seam - WINDOW
-    if start < 0:
+    if start < 0 or repeats(prompt[start:seam]):
         return None
     part = encode(tokenizer, prompt[start:], special)
     met = in_step(whole, part, start)
@@ -198,6 +205,12 @@ def count_from(
         return None
     there, here = met
     return there + len(part) - here
+
+
+def repeats(window: str) -> bool:
+    """Whether a window begins or ends with one pattern over and over."""
+    ends = (end.encode("utf-8", "replace") for end in (window[:ENDS], window[-ENDS:]))
+    return any(REPEATED * len(zlib.compress(end)) < len(end) for end in ends)
 
 
 def in_step(whole: Offsets, part: Offsets, shift: int) -> tuple[int, int] | None:
