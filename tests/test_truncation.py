@@ -119,7 +119,7 @@ def test_seams_tell_what_the_whole_does(tmp_path, kind, monkeypatch):
                 assert cut.prompt == render(cut.context)
                 assert cut.input_len == len(encode(tokenizer, cut.prompt, special))
     short = sum(start is not None for start in found)
-    assert short == 0 if kind == "lossy" else short > len(found) // 2
+    assert short == 0 if kind == "lossy" else short > len(found) // 4
 
 
 def test_one_pattern_repeated_is_tokenized_whole(monkeypatch):
