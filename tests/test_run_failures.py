@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+import rr_bench.run.run
 from method.attention import SparsePrefill
 from rr_bench.config.schema import DataSettings, ModelSettings
 from rr_bench.run.run import run
@@ -40,17 +41,41 @@ def test_out_of_memory_at_one_length_costs_that_length_only(make, monkeypatch, c
     assert summary(settings)["n"].tolist() == [1, 1]
 
 
-def test_a_locked_cell_is_one_error_and_is_left_alone(make, capsys):
-    settings = make(methods=["full"], samples=1)
+def test_a_locked_cell_is_waited_for_while_others_run(make, monkeypatch, capsys):
+    monkeypatch.setattr("rr_bench.run.agenda.RETRY_S", 0.01)
+    settings = make(samples=1)
     assert run(settings) == 0
-    (folder,) = Path(settings.out).glob("cells/*")
+    (folder,) = Path(settings.out).glob("cells/*full*")
+    lock = FileLock(folder / "LOCK")
+    lock.acquire()
+    original = Session.run_cell
+
+    def run_cell(self, cell, *rest):
+        original(self, cell, *rest)
+        if not cell.method.dense:
+            lock.release()
+
+    monkeypatch.setattr(Session, "run_cell", run_cell)
     settings.samples = 2
     capsys.readouterr()
-    with FileLock(folder / "LOCK"):
-        assert run(settings) == 1
-    (line,) = errors(capsys)
-    assert "being written by another process" in line
-    assert not (folder / "errors.jsonl").exists()
+    assert run(settings) == 0
+    shown = capsys.readouterr()
+    assert "waiting for cells that another process writes: tiny recall_prefill 2048 full" in shown.out
+    assert lines(settings) == {"full": 2, "rr": 2} and "error:" not in shown.err
+
+
+def test_a_cell_that_another_process_has_done_meanwhile_is_not_run(make, monkeypatch, capsys):
+    done = make(samples=1, methods=["full"])
+    original = rr_bench.run.run.run_here
+
+    def late(settings, *rest):
+        if settings is not done:
+            assert run(done) == 0
+        original(settings, *rest)
+
+    monkeypatch.setattr("rr_bench.run.run.run_here", late)
+    assert run(make(samples=1, methods=["full"])) == 0
+    assert capsys.readouterr().out.count("done: ") == 1
 
 
 def test_one_failing_sample_blocks_no_other(make, monkeypatch, capsys):

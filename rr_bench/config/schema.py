@@ -112,6 +112,9 @@ class RunSettings:
         "latency (time kernels and prefills)",
     )
     target_density: float | None = setting(None, "density that verb=calibrate aims at, 0 to 1")
+    workers: int = setting(
+        1, "processes that share the cells, on the visible GPUs in turn; each loads the model"
+    )
     slice: str | None = setting(None, "run only part i of n of the cells: i/n, such as 2/8")
     wandb: WandbSettings = setting(WandbSettings, "")
     latency: LatencySettings = setting(LatencySettings, "")
@@ -229,6 +232,10 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
     if settings.verb not in VERBS:
         raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
+    if settings.workers < 1:
+        raise ConfigError(f"workers={settings.workers}: at least 1 is needed")
+    if settings.workers > 1 and settings.verb != "run":
+        raise ConfigError(f"workers={settings.workers}: verb={settings.verb} runs in one process")
     if settings.slice is not None:
         parse_slice(settings.slice)
     if settings.wandb.mode not in WANDB_MODES:
