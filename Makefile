@@ -38,7 +38,7 @@ run: $(VENV)/installed
 
 run-real: $(VENV)/installed-gguf
 	$(PY) -m rr_bench.download model $(REAL_MODEL)
-	$(PY) -m rr_bench +experiment=real_laptop model=$(REAL_MODEL) $(ARGS)
+	$(PY) -m rr_bench +experiment=real_laptop $(ARGS)
 
 bench: $(VENV)/installed
 	$(PY) -m rr_bench +experiment=latency $(ARGS)
