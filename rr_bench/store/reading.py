@@ -182,16 +182,16 @@ def _read_frozen(folder: Path) -> tuple[list[StoredCell], list[str]]:
             problems.append(f"sample left out: {error}")
             continue
         by_cell[name].append((where, text, name))
-    cells: list[StoredCell] = []
+    cells: dict[str, StoredCell] = {}
     for where, text in _lines(folder / FROZEN_CELLS, open):
         try:
             cell = _thawed(text, where, by_cell)
-            if any(cell.info.key == other.info.key for other in cells):
+            if cell.info.key in cells:
                 raise StoreError(f"{where}: a copy of {cell.info.label}")
-            cells.append(cell)
+            cells[cell.info.key] = cell
         except (RecordError, StoreError, TypeError, KeyError, ValueError) as error:
             problems.append(f"cell left out: {error}")
-    return cells, problems
+    return list(cells.values()), problems
 
 
 def _thawed(text: str, where: str, by_cell: dict[str, list[tuple[str, str, str | None]]]) -> StoredCell:
