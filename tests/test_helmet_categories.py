@@ -140,6 +140,14 @@ def test_generated_recall_beside_helmets_files_has_a_column_of_its_own(tmp_path)
     assert "Recall (generated)" in page and note in page
 
 
+def test_a_cell_with_failed_samples_is_counted_and_no_number(tmp_path):
+    write(tmp_path, "msmarco_rerank", [0.5, None, 1.0], length=8192)
+    write(tmp_path, "msmarco_rerank", [0.5, 0.5, 1.0], length=16384)
+    assert list(table_of(tmp_path).loc["full", "Re-rank"]) == ["0/1", "66.7", "1/2"]
+    note = "msmarco_rerank 8K, full: 1 of 3 samples failed; incomplete until they are scored"
+    assert note in data_notes(read_store(tmp_path)[0])
+
+
 def test_what_the_data_lost_is_in_the_report(tmp_path):
     data = {
         "gold_lost": {"count": 2, "uids": ["a", "b"]},

@@ -74,11 +74,14 @@ def applies(cells: Iterable[StoredCell]) -> bool:
 
 
 def points(cells: Sequence[StoredCell]) -> dict[Point, float]:
-    """(dataset, metric) to percent, of the complete cells of one method at one length."""
+    """(dataset, metric) to percent, of the complete cells of one method at one length.
+
+    A cell with failed samples is not complete: its mean would be over other rows than HELMET's.
+    """
     found: dict[Point, float] = {}
     for cell in cells:
         scores = [sample.score or 0.0 for sample in cell.scored.values()]
-        if cell.done is None or not scores or cell.info.task not in DATASETS:
+        if cell.done is None or _failed(cell) or not scores or cell.info.task not in DATASETS:
             continue
         dataset = DATASETS[cell.info.task]
         metric = dataset.metric if cell.info.source == "helmet" else generated(dataset.metric)
@@ -87,6 +90,10 @@ def points(cells: Sequence[StoredCell]) -> dict[Point, float]:
             if set(judged["uids"]) == set(cell.scored):
                 found[dataset.name, metric] = 100 * float(judged["value"])
     return found
+
+
+def _failed(cell: StoredCell) -> int:
+    return len(cell.samples) - len(cell.scored)
 
 
 def column_value(column: Column, found: Mapping[Point, float]) -> Value:
@@ -198,7 +205,7 @@ def category_text(table: pd.DataFrame, style: str = "simple") -> str:
 
 
 def data_notes(cells: Iterable[StoredCell]) -> list[str]:
-    """What was lost, dropped or odd in the data, once per task and length."""
+    """What failed, and what was lost, dropped or odd in the data, once per task and length."""
     lines: dict[str, None] = {}
     for cell in cells:
         if cell.info.source != "helmet" and shown_here(cell):
@@ -211,6 +218,11 @@ def data_notes(cells: Iterable[StoredCell]) -> list[str]:
             rows = f"{len(cell.samples)} of HELMET's {official} rows"
             lines[f"{cell.info.task} {length_label(cell.info.length)}: {rows}"] = None
         data, where = cell.data or {}, f"{cell.info.task} {length_label(cell.info.length)}"
+        if failed := _failed(cell):
+            of = f"{failed} of {len(cell.samples)} samples failed"
+            lines[f"{where}, {cell.info.method['label']}: {of}; incomplete until they are scored"] = (
+                None
+            )
         lost = data.get("gold_lost", {}).get("count", 0)
         if lost:
             lines[f"{where}: the gold evidence of {lost} samples was cut off"] = None
