@@ -11,12 +11,13 @@ from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.reading import StoredCell, read_store
 from rr_bench.store.records import SampleRecord
 
-FULL = {"name": "full", "label": "full", "params": {}, "dense": True}
+FULL = {"name": "full", "label": "full", "params": {}, "dense": True, "knob": None}
 RR = {
     "name": "rr",
     "label": "rr(tau=0.95)",
     "params": {"tau": 0.95, "stride": 8},
     "dense": False,
+    "knob": "tau",
 }
 KEEP = {"sink": True, "diagonal": True, "last_row": True}
 

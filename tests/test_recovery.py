@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rr_bench.report import write_report
-from rr_bench.report.recovery import ReportError, find_dense, recovery
+from rr_bench.report.recovery import Baselines, ReportError, pooled, recovery
 from tests.fabricate import FULL, KEEP, RR, cells_of, write_cell
 
 
@@ -18,7 +18,6 @@ def test_recovery_by_hand() -> None:
     assert (found.n, found.sparse, found.dense, found.value) == (4, 50.0, 62.5, 80.0)
     # Worst draw with a dense score: only the sample (0.5, 1); best: only ones that lost nothing.
     assert 50 <= found.lo < 80 < found.hi <= 100
-    assert found.within_noise is True
 
 
 def test_recovery_of_two_samples_is_the_exact_bootstrap() -> None:
@@ -34,14 +33,13 @@ def test_recovery_of_many_samples_matches_the_normal_interval() -> None:
     half = 1.96 * 100 * sparse.std() / math.sqrt(2000)
     assert found.lo == pytest.approx(found.value - half, abs=0.15)
     assert found.hi == pytest.approx(found.value + half, abs=0.15)
-    assert found.within_noise is False
 
 
 def test_pairing_narrows_the_interval() -> None:
     dense = [1.0, 0.0] * 20
     paired = recovery(dense, dense)
     crossed = recovery(dense[::-1], dense)
-    assert (paired.lo, paired.hi, paired.within_noise) == (100.0, 100.0, True)
+    assert (paired.lo, paired.hi) == (100.0, 100.0)
     assert crossed.value == 100 and crossed.hi - crossed.lo > 20
 
 
@@ -53,9 +51,22 @@ def test_recovery_is_deterministic_whatever_the_chunk(monkeypatch: pytest.Monkey
     assert recovery(*scores.tolist()) == first
 
 
+def test_cells_count_alike_and_are_drawn_by_themselves() -> None:
+    # Means 0.5 of 1 and 1 of 1, though the second cell has three times the samples.
+    found = pooled([[(0.5, 1.0), (0.5, 1.0)], [(1.0, 1.0)] * 6])
+    assert (found.n, found.sparse, found.dense, found.value) == (8, 75.0, 100.0, 75.0)
+    # Nothing varies inside a cell: no draw differs, as it would if samples of both were mixed.
+    assert (found.lo, found.hi) == (75.0, 75.0)
+    # The first cell's draws give 0.5, 0.75 or 1 (1/4, 1/2, 1/4), each with the second cell's 1.
+    found = pooled([[(0.5, 1.0), (1.0, 1.0)], [(1.0, 1.0)]])
+    assert (found.value, found.lo, found.hi) == (87.5, 75.0, 100.0)
+    with pytest.raises(ValueError, match="at least one sample"):
+        pooled([[(1.0, 1.0)], []])
+
+
 def test_undefined_recovery() -> None:
     zero = recovery([0.5, 0.0], [0.0, 0.0])
-    assert math.isnan(zero.value) and math.isnan(zero.lo) and zero.within_noise is None
+    assert math.isnan(zero.value) and math.isnan(zero.lo)
     single = recovery([0.5], [1.0])
     assert single.value == 50 and math.isnan(single.lo)
     rare = recovery([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])  # 8 of 27 draws hold no dense score
@@ -66,7 +77,7 @@ def test_undefined_recovery() -> None:
 
 def test_better_than_dense_is_shown_as_such() -> None:
     found = recovery([1.0] * 30, [1.0] * 20 + [0.0] * 10)
-    assert found.value == pytest.approx(150) and found.lo > 100 and found.within_noise is False
+    assert found.value == pytest.approx(150) and found.lo > 100
 
 
 def test_unequal_settings_are_named(tmp_path: Path) -> None:
@@ -77,10 +88,10 @@ def test_unequal_settings_are_named(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
     (cell,) = [one for one in cells if one.info.key == sparse.info.key]
     with pytest.raises(ReportError, match=r"differs in seed: 42 \| 43"):
-        find_dense(cell, cells)
+        Baselines(cells).of(cell)
     without = [one for one in cells if one.info.settings["seed"] == 42]
     with pytest.raises(ReportError, match=r"bfloat16; versions\.executor: 1 \| 7"):
-        find_dense(cell, without)
+        Baselines(without).of(cell)
     assert len(write_report(tmp_path).problems) == 1
 
 
@@ -89,4 +100,4 @@ def test_settings_of_the_method_itself_may_differ(tmp_path: Path) -> None:
     sparse = write_cell(tmp_path, RR, [1.0], backend="reference", keep=KEEP, dense_below=8192)
     cells = cells_of(tmp_path)
     (cell,) = [one for one in cells if one.info.key == sparse.info.key]
-    assert find_dense(cell, cells).info.dense
+    assert Baselines(cells).of(cell).info.dense

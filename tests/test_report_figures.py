@@ -18,53 +18,69 @@ from rr_bench.report.series import (
     control_bases,
     control_lines,
     density_lines,
+    line_of,
     main_lines,
 )
 from rr_bench.report.style import RC, legend_labels, method_styles, split_label
 from tests.fabricate import FULL, RR, write_cell
 
-BASE = "rr(tau=0.9, stride=8)"
-CONTROLS = [f"rr(tau=0.9, stride=8, offset={offset})" for offset in ("0", "mean", "random")]
-CALIBRATED = ["rr(tau=0.83, stride=8)", "xattention(tau=0.7, stride=8, dense_layers=0)"]
-RR_LINES = [BASE, "rr(tau=0.95, stride=8)", "rr(tau=0.9, stride=16)", "rr(tau=0.95, stride=16)"]
+BASE = "rr(tau=0.9, selector=top_p)"
+RR_LINES = [BASE, "rr(tau=0.95, selector=top_p)"]
+CONTROLS = [f"rr(tau=0.9, selector=top_p, offset={offset})" for offset in ("0", "mean", "random")]
+CONTROLS += [f"rr(tau={tau}, stride=16, selector=top_p)" for tau in ("0.9", "0.95")]
+CALIBRATED = ["rr(tau=0.83, selector=top_p)", "xattention(tau=0.7)"]
 OTHERS = [
-    "flexprefill(gamma=0.95, tau_js=0.1, min_budget=1024)",
+    "flexprefill(gamma=0.95)",
     "minference(patterns=probe, ratio=1.0)",
     "new(size=3)",
     "oracle(tau=0.9)",
-    "xattention(tau=0.9, stride=8, dense_layers=0)",
-    "xattention(tau=0.9, stride=16, dense_layers=0)",
+    "xattention(tau=0.9)",
+    "xattention(tau=0.9, stride=16)",
 ]
 STORE = [*RR_LINES, *CONTROLS, *OTHERS, *CALIBRATED]
+LENGTHS = {label: {4096} if label in CALIBRATED else {4096, 8192, 16384} for label in STORE}
+KNOBS = {"rr": "tau", "xattention": "tau", "oracle": "tau", "flexprefill": "gamma"}
+KNOBS |= {"minference": "ratio", "new": "size"}
+
+
+def lines(labels: list[str]) -> dict[str, str]:
+    return {label: line_of(label, KNOBS.get(split_label(label)[0])) for label in labels}
 
 
 def test_few_methods_are_all_shown() -> None:
     few = [*RR_LINES, *CONTROLS]
     assert len(few) <= MOST
-    assert main_lines(few) == few and control_lines(few) == []
-    assert len(set(density_lines(few).values())) == 5  # two strides, three controls
+    assert main_lines({label: {4096} for label in few}) == [few] and control_lines(few) == []
+    (shown,) = density_lines(lines(few))
+    assert shown == few and len(set(lines(few).values())) == 5  # two strides, three offsets
 
 
-def test_many_methods_are_shown_at_published_settings_and_controls_apart() -> None:
-    shown = main_lines(STORE)
-    assert set(shown) == {BASE, RR_LINES[1], *OTHERS} - {OTHERS[-1]}
-    assert set(control_lines(STORE)) == {BASE, *CONTROLS}
-    assert control_bases(STORE) == dict.fromkeys(CONTROLS, BASE)
+def test_many_methods_are_shown_without_controls_and_what_few_lengths_have() -> None:
+    (shown,) = main_lines(LENGTHS)
+    assert set(shown) == {*RR_LINES, *OTHERS} - {OTHERS[-1]}
+    of_rr, of_xattention = control_lines(STORE)
+    assert set(of_rr) == {*RR_LINES, *CONTROLS} and of_xattention == OTHERS[-2:]
+    wanted = dict.fromkeys(CONTROLS[:4], BASE) | {CONTROLS[4]: RR_LINES[1], OTHERS[-1]: OTHERS[-2]}
+    assert control_bases(STORE) == wanted
 
 
-def test_a_method_without_published_variants_is_shown_with_all_it_has() -> None:
-    many = [f"rr(tau=0.{i}, stride=4)" for i in range(1, 9)] + OTHERS
-    assert set(many[:8]) <= set(main_lines(many))
+def test_more_lines_than_one_figure_holds_go_on_in_the_next() -> None:
+    many = [f"one(size={i})" for i in range(12)] + [f"two(size={i})" for i in range(9)]
+    shown = main_lines({label: {4096} for label in many})
+    assert [len(part) for part in shown] == [7, 7, 7] and [x for part in shown for x in part] == many
+    several = density_lines({label: label for label in many})
+    assert several == shown
+    assert density_lines({label: label[:3] for label in many}) == [many]
 
 
 def test_lines_by_density_join_what_only_the_knob_tells_apart() -> None:
-    lines = density_lines(STORE)
-    assert lines[BASE] == lines[CALIBRATED[0]] == lines[RR_LINES[1]] == "rr(stride=8)"
-    assert lines[RR_LINES[2]] == "rr(stride=16)" and not set(CONTROLS) & set(lines)
-    assert lines["minference(patterns=probe, ratio=1.0)"] == "minference(patterns=probe)"
-    more = [*STORE, "streaming(window=1)", "trianglemix(window=1)", "oracle_max(tau=0.9)", "a", "b"]
-    crowded = density_lines(more)
-    assert "rr(stride=16)" not in crowded.values() and "rr(stride=8)" in crowded.values()
+    named = lines(STORE)
+    (shown,) = density_lines(named)
+    assert set(shown) == set(STORE) - set(CONTROLS) - {OTHERS[-1]}
+    assert named[BASE] == named[CALIBRATED[0]] == named[RR_LINES[1]] == "rr(selector=top_p)"
+    assert named["minference(patterns=probe, ratio=1.0)"] == "minference(patterns=probe)"
+    assert named["new(size=3)"] == "new"
+    assert line_of("a(size=3), keep none", None) == "a(size=3), keep none"
 
 
 def test_labels_are_taken_apart_and_shortened() -> None:
@@ -88,26 +104,28 @@ def test_labels_are_taken_apart_and_shortened() -> None:
 
 def test_families_look_different_and_so_do_variants_of_one() -> None:
     names = ["rr", "xattention", "minference", "flexprefill", "flexprefill_no_minimum", "streaming"]
-    names += ["trianglemix", "oracle", "oracle_max", "full", "new", "newer"]
+    names += ["trianglemix", "oracle", "oracle_max", "full", *(f"new{i}" for i in range(7))]
     looks = method_styles((name, name) for name in names)
     assert len({(style["color"], style["marker"]) for style in looks.values()}) == len(names)
     alone = method_styles(("rr", label) for label in [BASE, *CONTROLS])
-    assert len({style["color"] for style in alone.values()}) == 4 and alone[BASE]["color"] == "#0072B2"
+    assert len({style["color"] for style in alone.values()}) == 6 and alone[BASE]["color"] == "#0072B2"
 
 
 def method(label: str) -> dict[str, Any]:
     name, settings, _ = split_label(label)
-    return {**RR, "name": name, "label": label, "params": settings}
+    return {**RR, "name": name, "label": label, "params": settings, "knob": KNOBS.get(name)}
 
 
 def write_store(out: Path) -> pd.DataFrame:
     """The whole store on recall_prefill, rr's base alone on json_kv."""
-    for length in (4096, 8192):
+    for length in (4096, 8192, 16384):
         for task in ("recall_prefill", "json_kv"):
             write_cell(out, FULL, [1.0, 1.0, 1.0], length=length, task=task)
         write_cell(out, method(BASE), [1.0, 1.0, 0.5], length=length, task="json_kv")
         for i, label in enumerate(sorted(STORE, key=natural)):
             scores = [1.0 - 0.02 * i, 0.9 - 0.05 * i, 0.8 - 0.05 * i]
+            if length > 4096 and label in CALIBRATED:
+                continue
             write_cell(
                 out, method(label), scores, density=0.9 - 0.05 * i, length=length, task="recall_prefill"
             )
@@ -117,9 +135,11 @@ def write_store(out: Path) -> pd.DataFrame:
 def test_a_store_of_many_methods_has_a_figure_of_controls_and_one_per_task(tmp_path: Path) -> None:
     frame = write_store(tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"controls_by_length.png", "recovery_by_density-recall_prefill.pdf"} <= names
-    assert len(frame[frame["status"] == "done"]) == 6 + 2 * len(STORE)  # the table leaves nothing out
-    assert f"more than {MOST} sparse variants" in (tmp_path / "summary.md").read_text()
+    wanted = {"controls_by_length.png", "controls_by_length-2.png"}
+    assert {*wanted, "recovery_by_density-recall_prefill.pdf"} <= names
+    # The table leaves nothing out.
+    assert len(frame[frame["status"] == "done"]) == 9 + 3 * len(STORE) - 2 * len(CALIBRATED)
+    assert f"more than {MOST} sparse methods" in (tmp_path / "summary.md").read_text()
 
 
 def drawn(axes: Axes) -> list[tuple[list[float], list[float]]]:
@@ -131,8 +151,9 @@ def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) ->
     rows = frame[(frame["task"] == "recall_prefill") & ~frame["dense"] & (frame["family"] == "rr")]
     rows = rows[rows["method"].isin([BASE, RR_LINES[1], CALIBRATED[0]])]
     with matplotlib.rc_context(RC):
-        figure = pareto._figure(rows.assign(line="rr(stride=8)"), "recall_prefill")
-    assert [axes.get_title() for axes in figure.axes] == ["4K", "8K"]
+        figure = pareto._figure(rows, "recall_prefill")
+    assert set(rows["line"]) == {"rr(selector=top_p)"}
+    assert [axes.get_title() for axes in figure.axes] == ["4K", "8K", "16K"]
     wanted = rows[rows["length"] == 4096].sort_values("density")
     ((x, y),) = [line for line in drawn(figure.axes[0]) if len(line[0]) == 3]
     assert x == list(wanted["density"]) and y == list(wanted["recovery"]) and len(x) == 3

@@ -16,7 +16,7 @@ from rr_bench.report.figures import write_figures
 from rr_bench.report.helmet import write_helmet
 from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import write_latency_figures
-from rr_bench.report.render import select, to_csv, to_markdown, to_text
+from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.reading import is_store, read_store
@@ -27,7 +27,7 @@ class Report(NamedTuple):
 
     Attributes:
         paths: the files, tables first.
-        table: the summary for a terminal, notes included.
+        table: what a terminal shows: notes, the verdict, the tables.
         problems: comparisons refused and cells left out; empty if the report is whole.
         frame: the rows of ``summary.csv``, those of ``keys`` if they were given.
     """
@@ -36,6 +36,15 @@ class Report(NamedTuple):
     table: str
     problems: list[str]
     frame: pd.DataFrame
+
+    @property
+    def written(self) -> list[str]:
+        """Lines that name the files, the figures by their folder."""
+        lines = [str(path) for path in self.paths if path.suffix not in (".png", ".pdf")]
+        figures = [path for path in self.paths if path.suffix == ".png"]
+        folders = dict.fromkeys(path.parent for path in figures)
+        counts = {folder: sum(path.parent == folder for path in figures) for folder in folders}
+        return lines + [f"{folder}: {n} figures, PNG and PDF" for folder, n in counts.items()]
 
 
 def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report:
@@ -59,7 +68,8 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
         path.write_text(text, encoding="utf-8")
     paths += write_figures(summary.frame, folder / "figures")
     helmet = write_helmet(summary.cells, folder)
-    tables, problems = [to_text(summary, keys), helmet.text], list(summary.problems)
+    notes = notes_text([*summary.notes, *helmet.notes])
+    tables, problems = [notes, to_text(summary, keys), helmet.text], list(summary.problems)
     paths += helmet.paths
     if latency is not None:
         paths += latency.paths

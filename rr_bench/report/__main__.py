@@ -17,7 +17,7 @@ from rr_bench.store.terminal import tolerant_output
 
 
 def main() -> int:
-    """Print the table and the files; status 1 if a cell or a comparison had to be left out."""
+    """Print verdict, table and files; status 1 if a cell or a comparison had to be left out."""
     tolerant_output()
     arguments = sys.argv[1:]
     if arguments[:1] == ["freeze"] and not Path("freeze").is_dir():
@@ -54,11 +54,11 @@ def _report(out: str) -> int:
     except (StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if report.table:
-        print(report.table)
-    print("\n".join(f"wrote {path}" for path in report.paths))
     for problem in report.problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        print(f"problem: {problem}", file=sys.stderr, flush=True)
+    if report.table:
+        print(report.table + "\n")
+    print("\n".join(f"wrote {line}" for line in report.written))
     return int(bool(report.problems))
 
 

@@ -68,6 +68,11 @@ def legend_columns(labels: Sequence[str]) -> int:
     return 2 if max(map(len, labels)) <= ONE_COLUMN else 1
 
 
+def part_suffix(number: int) -> str:
+    """End of the file name of a figure's further parts, counted from 0."""
+    return f"-{number + 1}" if number else ""
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write PNG and PDF without dates, so that equal results give equal files."""
     stem.parent.mkdir(parents=True, exist_ok=True)

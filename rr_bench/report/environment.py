@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rr_bench.store.reading import StoredCell
+
 MACHINE = ("device", "driver", "cpu", "os", "python", "versions", "commit")
 """Parts of an environment record that a page names."""
+
+PROVENANCE = ("device", "python", "versions", "commit", "sources")
+"""Parts that can explain why rows of one table differ though their keys say that they should not."""
 
 
 def sessions(env: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -29,6 +35,34 @@ def environment_lines(
         if values:
             lines.append(f"- {name}: {'; '.join(values)}")
     return lines and ["", *lines]
+
+
+def provenance(cells: Sequence[StoredCell]) -> list[str]:
+    """One line for everything of :data:`PROVENANCE` that differs between cells: values, and how many
+    cells have each. A cell of several sessions counts for the values of each.
+    """
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for cell in cells:
+        had: dict[tuple[str, str], None] = {}
+        for env in sessions(cell.env):
+            had |= dict.fromkeys(_values(env))
+        for name, value in had:
+            counts[name][value] += 1
+    return [
+        f"cells differ in {name}: "
+        + ", ".join(f"{value} ({count} cell{'s'[: count > 1]})" for value, count in found.items())
+        for name, found in counts.items()
+        if len(found) > 1
+    ]
+
+
+def _values(env: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of what can differ, every package by itself."""
+    for name in PROVENANCE:
+        if name == "versions":
+            yield from ((package, str(version)) for package, version in env.get(name, {}).items())
+        elif name in env:
+            yield name, _text(name, env)
 
 
 def _text(name: str, env: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rr_bench.report.drawing import (
     legend_columns,
     length_axis,
     new_figure,
+    part_suffix,
     save,
 )
 from rr_bench.report.load import natural
@@ -74,18 +75,26 @@ def write_figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
     with matplotlib.rc_context(RC):
         for name, rows in setups:
             suffix = f"-{_file_name(str(name))}" if len(setups) > 1 else ""
-            sparse = sorted(rows.loc[~rows["dense"], "series"].unique(), key=natural)
-            lines = {plot: main_lines(sparse) for plot in (_RECOVERY, *_OTHERS)}
-            lines[_CONTROLS] = control_lines(sparse)
-            for plot, names in lines.items():
+            for plot, number, names in _planned(rows):
                 shown = rows[rows["series"].isin(names) | (plot.with_dense & rows["dense"])]
                 shown = shown[shown[plot.column].notna()]
                 if plot is _CONTROLS:
                     shown = shown[shown["task"].isin(_tasks_of(shown, control_bases(names)))]
                 if not shown.empty:
-                    written += save(_figure(plot, shown), folder / f"{plot.stem}{suffix}")
+                    stem = folder / f"{plot.stem}{part_suffix(number)}{suffix}"
+                    written += save(_figure(plot, shown), stem)
             written += write_pareto(rows[~rows["dense"]], folder, suffix)
     return written
+
+
+def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, int, list[str]]]:
+    """Figures by length of one setup: what is drawn, the number of the part, its sparse labels."""
+    measured = rows[~rows["dense"] & (rows["status"] != "missing")]
+    found = {str(series): set(own["length"]) for series, own in measured.groupby("series")}
+    lengths = {series: found[series] for series in sorted(found, key=natural)}
+    for plot in (_RECOVERY, *_OTHERS):
+        yield from ((plot, i, names) for i, names in enumerate(main_lines(lengths) or [[]]))
+    yield from ((_CONTROLS, i, names) for i, names in enumerate(control_lines(lengths)))
 
 
 def _tasks_of(rows: pd.DataFrame, names: Collection[str]) -> set[str]:
@@ -108,8 +117,7 @@ def _figure(plot: _Plot, rows: pd.DataFrame) -> Figure:
     styles = method_styles(zip(rows["family"].astype(str), rows["series"].astype(str), strict=True))
     handles = _legend(plot, names, styles)
     columns = legend_columns([str(handle.get_label()) for handle in handles])
-    bases = sorted(set(control_bases(names).values()), key=natural)
-    title = f"variants of {', '.join(bases)}" if plot is _CONTROLS else None
+    title = f"variants of {rows['family'].iloc[0]}" if plot is _CONTROLS else None
     legend_lines = -(-len(handles) // columns) + (title is not None)
     figure = new_figure(sum(heights) + LEGEND_LINE * legend_lines + 0.35)
     panels = figure.subplot_mosaic([row * (2 // len(row)) for row in grid], height_ratios=heights)

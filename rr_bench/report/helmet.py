@@ -34,6 +34,7 @@ class HelmetReport(NamedTuple):
 
     paths: list[Path]
     text: str
+    notes: list[str]
 
 
 def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
@@ -44,7 +45,7 @@ def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
         folder: the store.
     """
     if not applies(cells):
-        return HelmetReport([], "")
+        return HelmetReport([], "", [])
     frame = category_frame(cells)
     table = category_table(frame)
     notes = data_notes(cells) + unplanned(folder)
@@ -59,7 +60,7 @@ def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
     paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     paths += write_category_figures(frame, folder / "figures")
     lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
-    return HelmetReport(paths, "\n".join([*lines, *(f"note: {note}" for note in notes)]))
+    return HelmetReport(paths, "\n".join(lines), notes)
 
 
 def unplanned(folder: Path) -> list[str]:

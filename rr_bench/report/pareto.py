@@ -14,6 +14,7 @@ from rr_bench.report.drawing import (
     interval_line,
     legend_columns,
     new_figure,
+    part_suffix,
     save,
 )
 from rr_bench.report.load import natural
@@ -27,7 +28,7 @@ def write_pareto(rows: pd.DataFrame, folder: Path, suffix: str) -> list[Path]:
     """Draw ``recovery_by_density-<task>`` of every task, with the intervals of the table.
 
     Args:
-        rows: sparse rows of one model and setup, with their ``series``.
+        rows: sparse rows of one model and setup, with their ``series`` and ``line``.
         folder: where the files go.
         suffix: end of the file names.
 
@@ -38,9 +39,11 @@ def write_pareto(rows: pd.DataFrame, folder: Path, suffix: str) -> list[Path]:
     rows = rows[rows["recovery"].notna()]
     for task in sorted(rows["task"].unique()):
         one = rows[rows["task"] == task]
-        lines = density_lines(sorted(one["series"].unique(), key=natural))
-        shown = one[one["series"].isin(lines)].assign(line=one["series"].map(lines))
-        written += save(_figure(shown, str(task)), folder / f"recovery_by_density-{task}{suffix}")
+        found = dict(zip(one["series"], one["line"], strict=True))
+        lines = {series: found[series] for series in sorted(found, key=natural)}
+        for number, names in enumerate(density_lines(lines)):
+            stem = folder / f"recovery_by_density-{task}{part_suffix(number)}{suffix}"
+            written += save(_figure(one[one["series"].isin(names)], str(task)), stem)
     return written
 
 

@@ -8,17 +8,21 @@ carries many questions, because questions of one prompt are not independent.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from rr_bench.report.identity import METHOD_SIDE, flat
 from rr_bench.store.reading import StoredCell
+
+Pairs = list[tuple[float, float]]
+"""Scores 0..1 of a method and of dense attention, one pair per sample."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -55,13 +59,6 @@ class Recovery:
     lo: float
     hi: float
 
-    @property
-    def within_noise(self) -> bool | None:
-        """Whether the interval covers 100; None without an interval."""
-        if math.isnan(self.lo):
-            return None
-        return self.lo <= 100 + 1e-9 and self.hi >= 100 - 1e-9
-
 
 def recovery(sparse: Sequence[float], dense: Sequence[float], resamples: int = RESAMPLES) -> Recovery:
     """Recovery of paired scores.
@@ -74,25 +71,48 @@ def recovery(sparse: Sequence[float], dense: Sequence[float], resamples: int = R
     Raises:
         ValueError: the two differ in number, or there is none.
     """
-    a, b = np.asarray(sparse, dtype=np.float64), np.asarray(dense, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1 or not a.size:
-        raise ValueError(f"recovery needs paired scores, got {a.shape} sparse and {b.shape} dense")
-    value = 100 * (a.sum() / b.sum()) if b.any() else math.nan
-    lo, hi = _interval(a, b, resamples)
-    return Recovery(a.size, 100 * float(a.mean()), 100 * float(b.mean()), float(value), lo, hi)
+    if len(sparse) != len(dense):
+        raise ValueError(f"recovery needs paired scores, got {len(sparse)} sparse, {len(dense)} dense")
+    return pooled([list(zip(sparse, dense, strict=True))], resamples)
 
 
-def _interval(a: NDArray[np.float64], b: NDArray[np.float64], resamples: int) -> tuple[float, float]:
-    n = a.size
-    if n < 2 or not b.any():
+def pooled(cells: Sequence[Pairs], resamples: int = RESAMPLES) -> Recovery:
+    """Recovery over several cells, each of equal weight: mean of their sparse over that of their dense
+    scores. Samples are drawn within their cells.
+
+    Raises:
+        ValueError: there is no cell, or one without samples.
+    """
+    if not all(cells) or not cells:
+        raise ValueError("recovery needs paired scores of at least one sample in every cell")
+    strata = [np.array(pairs, dtype=np.float64).T for pairs in cells]
+    a, b = np.mean([scores.mean(1) for scores in strata], axis=0)
+    # Sums, not means, so that one cell is summed as it stands.
+    weights = [strata[0].shape[1] / scores.shape[1] for scores in strata]
+    above, below = sum(weight * scores.sum(1) for weight, scores in zip(weights, strata, strict=True))
+    value = 100 * (above / below) if below else math.nan
+    lo, hi = _interval(strata, weights, resamples)
+    n = sum(scores.shape[1] for scores in strata)
+    return Recovery(n, 100 * float(a), 100 * float(b), float(value), lo, hi)
+
+
+def _interval(
+    strata: Sequence[NDArray[np.float64]], weights: Sequence[float], resamples: int
+) -> tuple[float, float]:
+    """Ends of the interval; each stratum holds sparse and dense scores, ``[2, samples]``."""
+    if sum(scores.shape[1] for scores in strata) < 2 or not any(scores[1].any() for scores in strata):
         return math.nan, math.nan
     generator = np.random.default_rng(SEED)
-    ratios = np.empty(resamples)
-    step = max(1, _CHUNK // n)
-    for start in range(0, resamples, step):
-        draw = generator.integers(0, n, size=(min(step, resamples - start), n))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios[start : start + len(draw)] = a[draw].sum(1) / b[draw].sum(1)
+    above, below = np.zeros(resamples), np.zeros(resamples)
+    for (a, b), weight in zip(strata, weights, strict=True):
+        step = max(1, _CHUNK // a.size)
+        for start in range(0, resamples, step):
+            part = slice(start, min(start + step, resamples))
+            draw = generator.integers(0, a.size, size=(part.stop - start, a.size))
+            above[part] += weight * a[draw].sum(1)
+            below[part] += weight * b[draw].sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = above / below
     ratios = ratios[np.isfinite(ratios)]
     if ratios.size < (1 - _UNDEFINED_LIMIT) * resamples:
         return math.nan, math.nan
@@ -101,31 +121,55 @@ def _interval(a: NDArray[np.float64], b: NDArray[np.float64], resamples: int) ->
     return 100 * float(lo), 100 * float(hi)
 
 
-def find_dense(cell: StoredCell, cells: Iterable[StoredCell]) -> StoredCell:
-    """The dense cell with the settings of a sparse one.
+class Baselines:
+    """The dense cells of a store, found by the settings that a sparse cell shares with its own.
 
-    Raises:
-        ReportError: there is none; names what the nearest one differs in.
+    Args:
+        cells: all cells.
     """
-    dense = [other for other in cells if other.info.dense]
-    if not dense:
-        raise ReportError(
-            f"{cell.info.label}: the store has no dense cell; add full to methods and run again"
+
+    def __init__(self, cells: Sequence[StoredCell]) -> None:
+        self._fitting: dict[str, list[StoredCell]] = defaultdict(list)
+        self._places: dict[tuple[str, int], list[StoredCell]] = defaultdict(list)
+        self._dense = [cell for cell in cells if cell.info.dense]
+        self._refused: dict[str, str] = {}
+        for cell in self._dense:
+            self._fitting[_shared_text(cell)].append(cell)
+            self._places[cell.info.task, cell.info.length].append(cell)
+
+    def of(self, cell: StoredCell) -> StoredCell:
+        """The dense cell with the settings of a sparse one.
+
+        Raises:
+            ReportError: there is none; names what the nearest one differs in.
+        """
+        if not self._dense:
+            raise ReportError(
+                f"{cell.info.label}: the store has no dense cell; add full to methods and run again"
+            )
+        wanted = _shared_text(cell)
+        fitting = self._fitting.get(wanted)
+        if fitting:
+            return max(fitting, key=lambda other: (str(other.env.get("time", "")), other.info.key))
+        if wanted not in self._refused:
+            self._refused[wanted] = self._nearest(cell)
+        raise ReportError(f"{cell.info.label}: {self._refused[wanted]}")
+
+    def _nearest(self, cell: StoredCell) -> str:
+        """What tells a sparse cell from the nearest dense one, at its task and length if possible."""
+        settings = cell.info.settings
+        near = self._places.get((cell.info.task, cell.info.length), self._dense)
+        differing = {other.info.key: differences(settings, other.info.settings) for other in near}
+        nearest = min(near, key=lambda other: (len(differing[other.info.key]), other.info.key))
+        return (
+            f"no dense cell of equal settings; the nearest, {nearest.info.label}, "
+            f"differs in {'; '.join(differing[nearest.info.key])}. "
+            "Run full with the settings of this cell"
         )
-    settings = cell.info.settings
-    own = _shared(settings)
-    fitting = [other for other in dense if _shared(other.info.settings) == own]
-    if fitting:
-        return max(fitting, key=lambda other: (str(other.env.get("time", "")), other.info.key))
-    nearest = min(
-        dense,
-        key=lambda other: (len(differences(settings, other.info.settings)), other.info.key),
-    )
-    raise ReportError(
-        f"{cell.info.label}: no dense cell of equal settings; the nearest, {nearest.info.label}, "
-        f"differs in {'; '.join(differences(settings, nearest.info.settings))}. "
-        "Run full with the settings of this cell"
-    )
+
+
+def _shared_text(cell: StoredCell) -> str:
+    return json.dumps(_shared(cell.info.settings), sort_keys=True)
 
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,33 +189,30 @@ def differences(sparse: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str
     ]
 
 
-def pair(cell: StoredCell, dense: StoredCell, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Scores of a cell and its dense cell side by side: columns uid, score, score_dense.
+def pair(cell: StoredCell, dense: StoredCell) -> Pairs:
+    """Scores of a cell and its dense cell side by side.
 
     Samples that failed on either side are left out; the table counts them.
-
-    Args:
-        cell: the sparse cell.
-        dense: its dense cell.
-        ours: the sparse cell's samples, from ``samples_frame``; the failed ones are passed over.
-        theirs: the dense cell's.
 
     Raises:
         ReportError: a prompt differs, or the dense cell lacks a sample.
     """
-    columns = ["uid", "prompt_sha", "score"]
-    tried = ours.loc[~ours["failed"], columns]
-    both = tried.merge(theirs[columns], on="uid", how="left", suffixes=("", "_dense"))
-    lacking = both.loc[both["prompt_sha_dense"].isna(), "uid"]
-    if len(lacking):
+    theirs = {sample.uid: sample for sample in dense.samples}
+    tried = cell.scored
+    lacking = [uid for uid in tried if uid not in theirs]
+    if lacking:
         raise ReportError(
-            f"{cell.info.label}: its dense cell lacks {len(lacking)} of {len(both)} samples "
-            f"(first: {lacking.iloc[0]}). Run full again to finish it"
+            f"{cell.info.label}: its dense cell lacks {len(lacking)} of {len(tried)} samples "
+            f"(first: {lacking[0]}). Run full again to finish it"
         )
-    changed = both.loc[both["prompt_sha"] != both["prompt_sha_dense"], "uid"]
-    if len(changed):
+    changed = [uid for uid in tried if tried[uid].prompt_sha != theirs[uid].prompt_sha]
+    if changed:
         raise ReportError(
             f"{cell.info.label}: prompt_sha differs from the dense cell's in {len(changed)} of "
-            f"{len(both)} samples (first: {changed.iloc[0]}); they did not get the same prompts"
+            f"{len(tried)} samples (first: {changed[0]}); they did not get the same prompts"
         )
-    return both.dropna(subset=["score", "score_dense"])[["uid", "score", "score_dense"]]
+    return [
+        (sample.score, other.score)
+        for uid, sample in tried.items()
+        if (other := theirs[uid]).score is not None and sample.score is not None
+    ]

@@ -1,8 +1,9 @@
-"""The summary as CSV, as a Markdown page and as text for a terminal."""
+"""The summary as CSV, as a Markdown page and as text for a terminal: the verdict before the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -11,31 +12,47 @@ from tabulate import tabulate
 from rr_bench.report.environment import environment_lines
 from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.series import MOST
+from rr_bench.report.style import length_label
 from rr_bench.report.tables import COLUMNS, Summary
+from rr_bench.report.verdict import ENOUGH, MARGIN, Standing, standings, verdict
+from rr_bench.store.cells import SHORT
 from rr_bench.store.redact import redact
 
-_VARYING = ("dtype", "device", "seed", "source")
-_CSV_ONLY = ("family", "dense", "series", "setup", "cell")
+WIDTH = 100
+"""Columns of a terminal that the table fits, long labels on several lines."""
+
+NOTES = 10
+"""Notes that a terminal shows; the page has all."""
+
+ROWS = 60
+"""Cells that a terminal shows one by one; of more, one row per method."""
+
+_RUN_SIDE = ("dtype", "device", "seed", "source")
+_CONSTANT = ("model", "keep", "questions", "truncated", "failed", "kernel", "status", *_RUN_SIDE)
+"""Columns that are left out where they are the same, or –, in every row."""
+
+_MARKDOWN = (
+    *("model", "method", "keep", "task", "length", "n", "questions", "score", "dense_score"),
+    *("recovery", "interval", "verdict", "density", "prefill_s", "truncated", "failed"),
+    *("kernel", "status", *_RUN_SIDE),
+)
 _PERCENT = ("score", "dense_score", "recovery", "recovery_lo", "recovery_hi", "density", "sparsity")
 
 DEFINITIONS = f"""\
-- **n**: scored samples. **questions**: how many questions they carry together.
-- **score**: mean over samples x 100. **dense_score**: the same for dense attention, over the samples
-  of the row.
-- **recovery**: mean sparse score / mean dense score x 100 over the same samples; undefined (–) where
-  the dense mean is 0. **recovery_lo**, **recovery_hi**: its 95 % interval, a paired percentile
-  bootstrap over samples with {RESAMPLES:,} resamples and a fixed seed. **within_noise**: "yes" where
-  that interval covers 100. With fewer than about 20 samples the interval is too narrow.
+- **n**: scored samples; **questions**: how many they carry together. **failed**: samples without a
+  score; they are in no mean. **truncated**: samples whose context was cut to fit.
+- **score**: mean over samples x 100. **dense_score**: that of dense attention on the same samples.
+- **recovery**: mean score / mean dense score x 100. **interval**: its 95 % paired bootstrap over
+  samples ({RESAMPLES:,} resamples); too narrow below about 20 samples.
+- **verdict**: **kept** where the interval lies within {MARGIN:g} points of 100 and {ENOUGH} samples or
+  more are behind it; **lost** or **gained** where recovery is farther off and the interval leaves out
+  100; else **undecided**. Over several cells each has equal weight, and samples are drawn within cells.
 - **density**: share of the 128 x 128 blocks of the causal triangle that prefill attention computed,
-  mean over heads, layers and samples. **sparsity**: 100 − density. Dense attention has density 100.
-- **prefill_s**: median time of a prompt's forward pass in seconds while it was scored, at whatever load
-  the machine had. It says how long a run takes, not which method is faster: that is for `latency.md`.
-- **figures** of more than {MOST} sparse variants: by length, methods at published settings; variants
-  with a setting that their method leaves at its default are controls, in a figure of their own; by
-  density, a line joins the settings of one method, from the least dense to the densest. This table
-  has all of them.
-- **truncated**: samples whose context was cut to fit. **failed**: samples without a score; they are
-  in no mean.
+  mean over heads, layers and samples.
+- **prefill_s**: median seconds of a prompt's forward pass at whatever load the machine had: no speed
+  claim.
+- **figures** of more than {MOST} sparse methods: those with settings beside the knob, controls, have
+  figures of their own; what was measured at fewer than half of the lengths is shown by density only.
 """
 
 
@@ -45,46 +62,119 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 
 def to_markdown(summary: Summary) -> str:
-    """The summary as a Markdown page: environment, table, definitions, problems."""
-    parts = ["# Score recovery", *environment_lines(cell.env for cell in summary.cells), ""]
-    table = _text_table(summary.frame, [name for name in COLUMNS if name not in _CSV_ONLY])
-    parts += [
-        tabulate(table, headers="keys", tablefmt="github", showindex=False, disable_numparse=True)
-    ]
-    parts += ["", DEFINITIONS]
+    """The summary as a Markdown page: verdict, methods, problems, notes, environment, cells."""
+    found = standings(summary.frame, summary.pairs)
+    parts = ["# Score recovery", "", *(f"- {line}" for line in verdict(found))]
+    if found:
+        parts += ["", "## Methods, mean over their cells", "", _tabulated(_methods(found), "github")]
     for title, lines in (("Problems", summary.problems), ("Notes", summary.notes)):
         if lines:
-            parts += [f"## {title}", "", *(f"- {redact(line)}" for line in lines), ""]
-    return "\n".join(parts).rstrip() + "\n"
+            parts += ["", f"## {title}", "", *(f"- {redact(line)}" for line in lines)]
+    parts += ["", "## Measured on", *environment_lines(cell.env for cell in summary.cells)]
+    varying = [name for name in summary.frame.columns if name not in COLUMNS]
+    cells = _text_table(summary.frame, [*_MARKDOWN, *varying])
+    parts += ["", "## Cells", "", DEFINITIONS, _tabulated(cells, "github")]
+    return "\n".join(parts) + "\n"
 
 
 def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
-    """The summary for a terminal: the main columns, then the notes.
+    """The summary for a terminal: the verdict, then the main columns of the cells, or of the methods
+    where there are more than :data:`ROWS` cells.
 
     Args:
         summary: the summary.
         keys: full keys of the cells to show; None shows every row, the missing ones too.
     """
     frame = select(summary.frame, keys)
-    names = ["method", "task", "length", "n", "score", "dense_score", "recovery", "interval", "density"]
-    names += ["prefill_s", "failed", "kernel", "status"]
-    if frame["model"].nunique() > 1:
-        names.insert(0, "model")
-    table = _text_table(frame, names)
-    lines = [tabulate(table, headers="keys", tablefmt="simple", showindex=False, disable_numparse=True)]
-    return "\n".join([*lines, *(f"note: {note}" for note in summary.notes)])
+    found = standings(frame, summary.pairs)
+    lines = [fill(line, WIDTH, subsequent_indent="  ") for line in verdict(found)]
+    many = len(frame) > ROWS and bool(found)
+    title = [f"{len(frame)} cells, each listed in summary.md; by method:"] if many else []
+    return "\n".join([*lines, "", *title, _fitting(_methods(found) if many else _cells(frame))])
+
+
+def _methods(found: Sequence[Standing]) -> pd.DataFrame:
+    """One row per method."""
+    rows = [
+        {
+            "setup": one.setup,
+            "method": one.series,
+            "cells": one.behind,
+            "n": one.found.n,
+            "score": _text("score", one.found.sparse),
+            "dense": _text("score", one.found.dense),
+            "recovery": _with_ends(one.found.value, one.found.lo, one.found.hi),
+            "density": _text("density", one.density),
+            "verdict": one.outcome,
+        }
+        for one in found
+    ]
+    table = pd.DataFrame(rows)
+    return table if table["setup"].nunique() > 1 else table.drop(columns="setup")
+
+
+def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell."""
+    table = pd.DataFrame(index=frame.index)
+    if frame["setup"].nunique() > 1:
+        table["setup"] = frame["setup"]
+    table["method"], table["task"] = frame["series"], frame["task"]
+    table["length"] = [length_label(int(length)) for length in frame["length"]]
+    table["n"] = frame["n"]
+    for name, column in (("score", "score"), ("dense", "dense_score")):
+        table[name] = [_text(column, value) for value in frame[column]]
+    columns = (frame[name] for name in ("recovery", "recovery_lo", "recovery_hi"))
+    table["recovery"] = [_with_ends(*row) for row in zip(*columns, strict=True)]
+    table["density"] = [_text("density", value) for value in frame["density"]]
+    if frame["failed"].fillna(0).gt(0).any():
+        table["failed"] = [_text("failed", value) for value in frame["failed"]]
+    if (frame["status"] != "done").any():
+        table["status"] = frame["status"]
+    return table
+
+
+def _with_ends(value: float, lo: float, hi: float) -> str:
+    return _text("recovery", value) + ("" if pd.isna(lo) else f" ({lo:.0f}–{hi:.0f})")
+
+
+def notes_text(notes: Sequence[str]) -> str:
+    """Notes for a terminal, the first :data:`NOTES` of them."""
+    lines = [f"note: {note}" for note in notes[:NOTES]]
+    more = len(notes) - len(lines)
+    return "\n".join([*lines, *([f"note: {more} more in the pages below"] if more else [])])
+
+
+def _fitting(table: pd.DataFrame) -> str:
+    """The table in :data:`WIDTH` columns; what is too long in it, labels as a rule, is wrapped."""
+    widths = {
+        # tabulate gives a title two columns more.
+        str(name): max(len(str(name)) + 2, *map(len, table[name].astype(str)), 0)
+        for name in table
+    }
+    wide = [name for name in ("setup", "method") if name in table]
+    room = WIDTH - 2 * (len(widths) - 1) - sum(widths[name] for name in widths if name not in wide)
+    limits = [max(12, room // len(wide)) if name in wide else None for name in table]
+    return _tabulated(table, "simple", maxcolwidths=limits)
+
+
+def _tabulated(table: pd.DataFrame, style: str, **options: Any) -> str:
+    """A table whose cells are text already."""
+    text = table.astype(str)
+    return tabulate(
+        text, headers="keys", tablefmt=style, showindex=False, disable_numparse=True, **options
+    )
 
 
 def select(frame: pd.DataFrame, keys: Collection[str] | None) -> pd.DataFrame:
     """The rows of the cells with these keys; all rows without keys."""
-    return frame if keys is None else frame[frame["cell"].isin({key[:12] for key in keys})]
+    return frame if keys is None else frame[frame["cell"].isin({key[:SHORT] for key in keys})]
 
 
 def _text_table(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Cells as text: percent with one decimal, "–" for undefined, constant setup columns dropped."""
+    """Cells as text: percent with one decimal, "–" for undefined, constant columns dropped."""
     text = pd.DataFrame(index=frame.index)
     for name in names:
-        if name in _VARYING and frame[name].nunique() < 2:
+        if name in _CONSTANT and frame[name].nunique() < 2:
             continue
         if name == "interval":
             ends = zip(frame["recovery_lo"], frame["recovery_hi"], strict=True)
@@ -101,6 +191,4 @@ def _text(name: str, value: Any) -> str:
         return f"{value:.1f}"
     if name == "prefill_s":
         return f"{value:.3g}"
-    if name == "within_noise":
-        return "yes" if value else "no"
     return str(value).replace("|", "/").replace("\n", " ")

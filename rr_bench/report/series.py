@@ -1,43 +1,38 @@
 """Which lines a figure shows, so that a store of many methods stays legible; tables show all.
 
-Up to :data:`MOST` sparse methods, a figure shows every one. Beyond that:
+A *line* is a method without its knob, the one setting that buys density: its points differ in that
+alone. Labels name the knob and whatever differs from the method's file, so the plainest line of a
+method is its published setting, and the others vary it. Up to :data:`MOST` sparse labels, a figure
+shows every one. Beyond that:
 
-- a *control* names a setting that not all labels of its method name, such as ``offset=mean`` beside
-  ``rr(tau=0.9, stride=8)``: labels name whatever differs from a method's defaults. Controls have a
-  figure of their own, with the method that they vary;
-- figures by length show a method at its :data:`PUBLISHED` settings, or at all where none matches;
-- figures against density join what differs in a method's knob alone (:data:`KNOBS`).
+- *controls*, labels that vary another one in settings beside the knob, have figures of their own;
+- figures by length leave out labels measured at fewer than half of the lengths, such as calibrated
+  ones, and go on in further figures of at most :data:`MOST` lines;
+- figures against density show lines, in further figures too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from rr_bench.report.style import split_label
 
 MOST = 10
 """Sparse lines that one figure can hold."""
 
-KNOBS = ("tau", "gamma", "ratio", "window")
-"""The settings that buy density; every method has one of them at most."""
 
-PUBLISHED: dict[str, dict[str, tuple[str, ...]]] = {
-    "rr": {"tau": ("0.95", "0.9"), "stride": ("8",)},
-    "xattention": {"tau": ("0.9",), "stride": ("8",)},
-    "flexprefill": {"gamma": ("0.95",)},
-    "flexprefill_no_minimum": {"gamma": ("0.95",)},
-    "minference": {"ratio": ("1.0",)},
-    "minference_native": {"ratio": ("1.0",)},
-    "trianglemix": {"window": ("512",)},
-    "streaming": {"window": ("3968",)},
-    "oracle": {"tau": ("0.9",)},
-    "oracle_max": {"tau": ("0.9",)},
-}
-"""By method the settings at which figures by length show it; of the bounds one that rr shares."""
+def line_of(label: str, knob: str | None) -> str:
+    """A label without its knob: the line by density that it is a point of."""
+    name, settings, rest = split_label(label)
+    inside = ", ".join(f"{key}={value}" for key, value in settings.items() if key != knob)
+    return (f"{name}({inside})" if inside else name) + rest
 
 
 def control_bases(labels: Iterable[str]) -> dict[str, str]:
-    """Every control among the labels and the label that it varies."""
+    """Every control among the labels and the label that it varies.
+
+    Settings that all labels of a method name make no control of any.
+    """
     parts = {label: split_label(label) for label in labels}
     shared: dict[str, set[str]] = {}
     for name, settings, _ in parts.values():
@@ -51,53 +46,47 @@ def control_bases(labels: Iterable[str]) -> dict[str, str]:
     return bases
 
 
-def main_lines(labels: Iterable[str]) -> list[str]:
-    """The labels that a figure by length shows."""
-    every = list(labels)
-    if len(every) <= MOST:
-        return every
-    rest = _without_controls(every)
-    return rest if len(rest) <= MOST else _published(rest)
+def main_lines(lengths: Mapping[str, Collection[int]]) -> list[list[str]]:
+    """The labels that figures by length show, one list per figure.
+
+    Args:
+        lengths: labels in the order of the legend, and the lengths that each was measured at.
+    """
+    labels = list(lengths)
+    if len(labels) <= MOST:
+        return [labels]
+    bases = control_bases(labels)
+    every = {length for found in lengths.values() for length in found}
+    often = [label for label in labels if label not in bases and 2 * len(lengths[label]) >= len(every)]
+    return parts(often or labels)
 
 
-def control_lines(labels: Iterable[str]) -> list[str]:
-    """Controls that :func:`main_lines` leaves out, and what they vary."""
+def control_lines(labels: Iterable[str]) -> list[list[str]]:
+    """Controls that :func:`main_lines` leaves out, with what they vary: one list per figure."""
     every = list(labels)
     bases = control_bases(every) if len(every) > MOST else {}
-    return [label for label in every if label in bases or label in bases.values()]
+    families: dict[str, list[str]] = {}
+    for label in every:
+        if label in bases or label in bases.values():
+            families.setdefault(split_label(label)[0], []).append(label)
+    return [part for family in families.values() for part in parts(family)]
 
 
-def density_lines(labels: Iterable[str]) -> dict[str, str]:
-    """Labels that a figure against density shows, each with the name of its line."""
-    every = list(labels)
-    shown = every if len(every) <= MOST else _without_controls(every)
-    lines = {label: _line_name(label) for label in shown}
-    if len(set(lines.values())) <= MOST:
-        return lines
-    kept = _published(list(dict.fromkeys(lines.values())))
-    return {label: line for label, line in lines.items() if line in kept}
+def density_lines(lines: Mapping[str, str]) -> list[list[str]]:
+    """The labels that figures against density show, one list per figure.
+
+    Args:
+        lines: labels in the order of the legend, and the line that each is a point of.
+    """
+    labels = list(lines)
+    bases = control_bases(labels) if len(labels) > MOST else {}
+    shown = [label for label in labels if label not in bases]
+    names = parts(list(dict.fromkeys(lines[label] for label in shown)))
+    return [[label for label in shown if lines[label] in part] for part in names]
 
 
-def _without_controls(labels: list[str]) -> list[str]:
-    bases = control_bases(labels)
-    return [label for label in labels if label not in bases]
-
-
-def _line_name(label: str) -> str:
-    """A label without its knob."""
-    name, settings, rest = split_label(label)
-    inside = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in KNOBS)
-    return (f"{name}({inside})" if inside else name) + rest
-
-
-def _published(labels: list[str]) -> list[str]:
-    """Labels at published settings; all labels of a method that has none of those."""
-    matching = {label for label in labels if _is_published(label)}
-    covered = {split_label(label)[0] for label in matching}
-    return [label for label in labels if label in matching or split_label(label)[0] not in covered]
-
-
-def _is_published(label: str) -> bool:
-    name, settings, _ = split_label(label)
-    wanted = PUBLISHED.get(name, {})
-    return all(settings[key] in values for key, values in wanted.items() if key in settings)
+def parts(labels: list[str]) -> list[list[str]]:
+    """Labels in as few lists of at most :data:`MOST` as there must be, of like length."""
+    count = -(-len(labels) // MOST)
+    size = -(-len(labels) // max(count, 1))
+    return [labels[start : start + size] for start in range(0, len(labels), max(size, 1))]

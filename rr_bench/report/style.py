@@ -91,7 +91,7 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     for family, label in methods:
         families.setdefault(family, set()).add(label)
     unknown = [family for family in sorted(families) if family not in _FAMILY]
-    looks = _FAMILY | {family: _SPARE[i % len(_SPARE)] for i, family in enumerate(unknown)}
+    looks = _FAMILY | {family: _spare(i) for i, family in enumerate(unknown)}
     alone = len([family for family in families if family != "full"]) == 1
     styles = {}
     for family, labels in families.items():
@@ -109,6 +109,13 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
                 "markeredgewidth": 0.7,
             }
     return styles
+
+
+def _spare(number: int) -> tuple[str, str, int]:
+    """Look of a family that has none of its own: spare colours, with other markers once they recur."""
+    color, marker, dashes = _SPARE[number % len(_SPARE)]
+    again = number // len(_SPARE)
+    return color, marker if not again else _MARKERS[(again - 1) % len(_MARKERS)], dashes + again
 
 
 def shades(color: str, count: int) -> list[str]:

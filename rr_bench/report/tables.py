@@ -8,9 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from rr_bench.report.environment import provenance
 from rr_bench.report.identity import Identity, superseded
 from rr_bench.report.load import Missing, missing, natural, samples_frame
-from rr_bench.report.recovery import Recovery, ReportError, find_dense, pair, recovery
+from rr_bench.report.recovery import Baselines, Pairs, ReportError, pair, pooled
+from rr_bench.report.series import line_of
+from rr_bench.report.verdict import outcome
 from rr_bench.store.reading import StoredCell
 
 COLUMNS = (
@@ -26,7 +29,7 @@ COLUMNS = (
     "recovery",
     "recovery_lo",
     "recovery_hi",
-    "within_noise",
+    "verdict",
     "density",
     "sparsity",
     "prefill_s",
@@ -41,6 +44,7 @@ COLUMNS = (
     "family",
     "dense",
     "series",
+    "line",
     "setup",
     "cell",
 )
@@ -59,12 +63,15 @@ class Summary:
     Attributes:
         frame: one row per cell, :data:`COLUMNS`; NaN where a value is undefined.
         cells: the cells behind the rows.
-        notes: remarks for the reader: why cells failed, which were replaced by later ones.
+        pairs: by the rows' ``cell``, the scores behind a recovery.
+        notes: remarks for the reader: why cells failed, which were replaced by later ones, what rows
+            were measured on if that differs.
         problems: what was refused or unreadable; not empty means the report is incomplete.
     """
 
     frame: pd.DataFrame
     cells: list[StoredCell]
+    pairs: dict[str, Pairs]
     notes: list[str]
     problems: list[str]
 
@@ -81,18 +88,22 @@ def summarise(cells: Sequence[StoredCell], problems: Sequence[str] = ()) -> Summ
     samples = samples_frame(cells)
     by_cell = {str(key): rows for key, rows in samples.groupby("cell")}
     empty = samples.iloc[:0]
+    baselines, pairs = Baselines(shown), {}
     rows, refused = [], list(problems)
     for cell in shown:
         row = _row(cell, identity, by_cell.get(cell.info.key, empty))
         try:
-            row |= _recovery_columns(cell, shown, by_cell)
+            found = [] if cell.info.dense or not cell.scored else pair(cell, baselines.of(cell))
         except ReportError as error:
             refused.append(str(error))
-        rows.append(row)
+            found = []
+        if found:
+            pairs[row["cell"]] = found
+        rows.append(row | _recovery_columns(row, found))
     rows += [_missing_row(hole, identity) for hole in missing(shown, identity)]
     notes = [note for cell in shown for note in _failure_notes(cell)]
-    notes += _version_notes(cells, replaced)
-    return Summary(_frame(rows, identity.varying), shown, notes, refused)
+    notes += [*provenance(shown), *_version_notes(cells, replaced)]
+    return Summary(_frame(rows, identity.varying), shown, pairs, notes, refused)
 
 
 def _version_notes(cells: Sequence[StoredCell], replaced: Mapping[str, StoredCell]) -> list[str]:
@@ -110,11 +121,11 @@ def _version_notes(cells: Sequence[StoredCell], replaced: Mapping[str, StoredCel
 
 
 def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
-    """Rows in reading order, dense first, with whole numbers and booleans that may be missing."""
+    """Rows in reading order, dense first, with whole numbers that may be missing."""
     columns = [*COLUMNS, *(name for name in varying if name not in COLUMNS)]
     frame = pd.DataFrame(rows, columns=columns)
     types: dict[str, Any] = {name: "Int64" for name in _INTEGER}
-    frame = frame.astype(types | {"within_noise": "boolean", "dense": bool})
+    frame = frame.astype(types | {"dense": bool})
     ranks = {label: rank for rank, label in enumerate(sorted(frame["series"].unique(), key=natural))}
     ranked = frame.assign(_sparse=~frame["dense"], _series=frame["series"].map(ranks)).sort_values(
         _ORDER
@@ -142,8 +153,10 @@ def _row(cell: StoredCell, identity: Identity, samples: pd.DataFrame) -> dict[st
 
 
 def _identity(cell: StoredCell, identity: Identity, task: str, length: int) -> dict[str, Any]:
+    columns = identity.columns(cell)
     return {
-        **identity.columns(cell),
+        **columns,
+        "line": line_of(columns["series"], cell.info.method.get("knob")),
         "method": cell.info.method["label"],
         "task": task,
         "length": length,
@@ -178,23 +191,16 @@ def _status(cell: StoredCell) -> str:
     return "failed" if _failed(cell) else "unfinished"
 
 
-def _recovery_columns(
-    cell: StoredCell, cells: Sequence[StoredCell], by_cell: Mapping[str, pd.DataFrame]
-) -> dict[str, Any]:
-    mine = by_cell.get(cell.info.key)
-    if mine is None or mine["failed"].all():
+def _recovery_columns(row: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
+    if row["dense"]:
+        return {"dense_score": row["score"]}
+    if not pairs:
         return {}
-    if cell.info.dense:
-        return {"dense_score": 100 * mine["score"].mean()}
-    dense = find_dense(cell, cells)
-    scores = pair(cell, dense, mine, by_cell.get(dense.info.key, mine.iloc[:0]))
-    if scores.empty:
-        return {}
-    found: Recovery = recovery(scores["score"].to_list(), scores["score_dense"].to_list())
+    found = pooled([pairs])
     return {
         "dense_score": found.dense,
         "recovery": found.value,
         "recovery_lo": found.lo,
         "recovery_hi": found.hi,
-        "within_noise": found.within_noise,
+        "verdict": outcome(found),
     }

@@ -125,10 +125,10 @@ def _report(settings: RunSettings, plan: Plan, console: Console) -> None:
     except (RecordError, StoreError, OSError) as error:
         console.error("report", error)
         return
-    written = "\n".join(f"  {path}" for path in report.paths)
-    console.say(f"\n{report.table}\n\nwritten:\n{written}")
     for problem in report.problems:
         console.problem(problem)
+    written = "\n".join(f"  {line}" for line in report.written)
+    console.say(f"\n{report.table}\n\nwritten:\n{written}")
     logged = log_report(settings, report)
     if logged is not None:
         console.say(f"logged to wandb: {logged}")

@@ -1,0 +1,55 @@
+"""What rows of one table were measured on: what differs is said once, with how many cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rr_bench.report import write_report
+from tests.fabricate import FULL, RR, write_cell
+
+
+def store(out: Path, **changes: Any) -> None:
+    """Three cells of equal environment but for changes of the last."""
+    for method, length in ((FULL, 4096), (FULL, 8192), (RR, 4096)):
+        path = write_cell(out, method, [1.0], length=length).folder / "env.json"
+        if method is RR:
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"device": "NVIDIA H100"}, "cells differ in device: cpu (2 cells), NVIDIA H100 (1 cell)"),
+        ({"versions": {"torch": "2.14"}}, "cells differ in torch: 2.13 (2 cells), 2.14 (1 cell)"),
+        (
+            {"commit": "def"},
+            "cells differ in commit: abc with uncommitted changes (2 cells), "
+            "def with uncommitted changes (1 cell)",
+        ),
+        (
+            {"resumed": [{"device": "NVIDIA H100"}]},
+            "cells differ in device: cpu (3 cells), NVIDIA H100 (1 cell)",
+        ),
+    ],
+)
+def test_what_differs_is_said_on_the_page_and_in_the_terminal(
+    tmp_path: Path, changes: dict[str, Any], line: str
+) -> None:
+    store(tmp_path, **changes)
+    report = write_report(tmp_path)
+    assert f"note: {line}\n" in report.table and report.table.count("cells differ") == 1
+    assert f"- {line}\n" in (tmp_path / "summary.md").read_text()
+
+
+def test_sources_that_differ_are_said_and_equal_cells_say_nothing(tmp_path: Path) -> None:
+    store(tmp_path / "same", time="2030-01-01T00:00:00+00:00")
+    assert "cells differ" not in write_report(tmp_path / "same").table
+    for method, hashed in ((FULL, "aaaa"), (RR, "bbbb")):
+        path = write_cell(tmp_path / "other", method, [1.0]).folder / "env.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sources": hashed}))
+    table = write_report(tmp_path / "other").table
+    assert "cells differ in sources: aaaa (1 cell), bbbb (1 cell)" in table
