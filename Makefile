@@ -15,10 +15,13 @@ RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cell
 # More settings for `make run` and `make bench`, such as ARGS='samples=2 lengths=[4096]'.
 ARGS ?=
 
-.PHONY: help install run bench test test-gpu lint figures clean
+REAL_MODEL := smollm2_135m
+
+.PHONY: help install run run-real bench test test-gpu lint figures clean
 
 help:
 	@echo 'make run      install if needed, run the default experiment, print the table (ARGS=... adds settings)'
+	@echo 'make run-real fetch a small language model (98 MB, once) and do the same with it'
 	@echo 'make bench    time kernels, methods and whole prefills on the GPU at hand (ARGS=... adds settings)'
 	@echo 'make test     install if needed, run all tests that need no GPU'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
@@ -32,6 +35,10 @@ install: $(VENV)/installed
 
 run: $(VENV)/installed
 	$(PY) -m rr_bench $(ARGS)
+
+run-real: $(VENV)/installed-gguf
+	$(PY) -m rr_bench.download model $(REAL_MODEL)
+	$(PY) -m rr_bench +experiment=real_laptop $(ARGS)
 
 bench: $(VENV)/installed
 	$(PY) -m rr_bench +experiment=latency $(ARGS)
@@ -53,7 +60,7 @@ figures: $(VENV)/installed
 	$(PY) -m rr_bench.report $(RUN)
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -65,6 +72,10 @@ $(PY):
 $(VENV)/installed: $(PINS) | $(PY)
 	@echo 'installing into $(VENV): some minutes and gigabytes, once'
 	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-gguf: $(VENV)/installed
+	$(PIP_INSTALL) --editable '.[gguf]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

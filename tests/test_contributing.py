@@ -1,38 +1,35 @@
-"""The example in CONTRIBUTING is a method like any other: it passes the contract suite."""
+"""CONTRIBUTING's examples work as written, and README's code runs."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 
-from tests import test_contract
+from rr_bench import ROOT
+from tests import guide, test_contract
 
-GUIDE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-SECTION = GUIDE.partition("## Add a method")[2].partition("\n## ")[0]
-
-
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
-    assert found is not None
-    return found[1]
+FILES = guide.files()
+METHOD = "mean_key"
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> Path:
-    """The example's YAML; its module is importable under the name the text gives it."""
-    named = re.search(r"`method/(\w+)\.py`", SECTION)
-    assert named is not None and f"`conf/method/{named[1]}.yaml`" in SECTION
-    module = types.ModuleType(f"method.{named[1]}")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(block("python"), f"{named[1]}.py", "exec"), module.__dict__)
-    path = tmp_path / "method" / f"{named[1]}.yaml"
+    """The example's YAML; its modules are importable under the names the text gives them."""
+    for name in ("method/ops/key_norms/torch.py", f"method/{METHOD}.py"):
+        module = types.ModuleType(name.removesuffix(".py").replace("/", "."))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(FILES[name], name, "exec"), module.__dict__)
+    path = tmp_path / f"method/{METHOD}.yaml"
     path.parent.mkdir()
-    path.write_text(block("yaml"))
+    path.write_text(FILES[f"conf/method/{METHOD}.yaml"])
     return path
 
 
@@ -49,9 +46,56 @@ def contract() -> list:
 
 
 @pytest.mark.parametrize(("check", "arguments"), contract())
-def test_the_example_keeps_the_contract(config, check, arguments):
+def test_the_method_keeps_the_contract(config, check, arguments):
     check(config, **arguments)
 
 
-def test_the_section_is_short():
-    assert 10 < len(SECTION.strip().splitlines()) < 40
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project to which everything was added that CONTRIBUTING shows."""
+    copy = tmp_path_factory.mktemp("workshop")
+    unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors", "golden", "gpu", "test_*")
+    for folder in ("method", "rr_bench", "conf", "tasks", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=unwanted)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name, text in FILES.items():
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text(text, encoding="utf-8")
+    sources = copy / "rr_bench/tasks/sources.py"
+    before = sources.read_text(encoding="utf-8")
+    after = re.sub(r"^TASKS = \((.*)\)$", r'TASKS = (\1, "line_lookup")', before, flags=re.M)
+    assert after != before
+    sources.write_text(after, encoding="utf-8")
+    return copy
+
+
+def call(workshop: Path, *arguments: str, **variables: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(workshop), **variables}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=workshop, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_method_and_task_run_in_the_harness(workshop, smallest):
+    methods = f"methods=[full,{{name: {METHOD}, tau: [0.9,0.5]}}]"
+    settings = ("tasks=[line_lookup]", "lengths=[1024]", "samples=2", f"model={smallest}", methods)
+    shown = call(workshop, "rr_bench", *settings)
+    for label in ("full", f"{METHOD}(tau=0.9)", f"{METHOD}(tau=0.5)"):
+        assert re.search(rf"^{re.escape(label)} +line_lookup +1024 +2 .* done *$", shown, re.M), shown
+
+
+def test_the_kernel_passes_its_own_test(workshop):
+    shown = call(
+        workshop, "pytest", "-n", "0", "tests/interpreter/test_key_norms_triton.py",
+        TRITON_INTERPRET="1",
+    )  # fmt: skip
+    assert "2 passed" in shown
+
+
+@pytest.mark.parametrize("snippet", guide.snippets())
+def test_the_code_of_the_readme_runs(snippet, capsys):
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +34,40 @@ def test_without_the_package_the_run_stops_before_any_work(tmp_path, monkeypatch
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "wandb.mode=offline" in line and ".[wandb]" in line
     assert not any(tmp_path.iterdir())
+
+
+def test_online_without_a_key_stops_before_any_work(tmp_path, monkeypatch, capsys):
+    keyless = SimpleNamespace(api=SimpleNamespace(api_key=None))
+    monkeypatch.setattr(rr_bench.run.wandb_log, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "wandb", keyless)
+    assert run(settings(tmp_path, "online")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "WANDB_API_KEY" in line and "wandb=offline" in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_logged_settings_name_no_place_of_this_machine(tmp_path, monkeypatch):
+    logged = {}
+
+    class Stop(Exception):
+        pass
+
+    def init(**options):
+        logged.update(options)
+        raise Stop
+
+    fake = SimpleNamespace(init=init, Settings=lambda **options: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    write_cell(tmp_path, FULL, [1.0])
+    run_settings = settings(tmp_path, "offline")
+    run_settings.data.helmet_dir = "/mnt/someone/helmet"
+    run_settings.model.path = "~/models/llama"
+    run_settings.methods = [{"name": "minference", "patterns": ["/home/someone/patterns.json"]}]
+    with pytest.raises(Stop):
+        log_report(run_settings, write_report(tmp_path))
+    text = str(logged["config"])
+    assert "helmet" in text and "llama" in text and "patterns.json" in text
+    assert "someone" not in text and str(tmp_path) not in text
 
 
 def test_off_means_that_nothing_is_imported(tmp_path, monkeypatch):

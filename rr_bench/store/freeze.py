@@ -43,12 +43,18 @@ def write_frozen(cells: list[StoredCell], folder: Path) -> list[Path]:
     """Write cells in the order of their labels and keys; arguments and result as :func:`freeze`."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(cells, key=lambda cell: (cell.info.label, cell.info.key))
+    # Lines of one prompt stand side by side, so that what its cells share is packed once.
+    lines = [
+        ((cell.info.task, cell.info.length, place), sample_line(sample, cell.info.key[:SHORT]))
+        for cell in ordered
+        for place, sample in enumerate(cell.samples)
+    ]
+    lines.sort(key=lambda line: line[0])
     buffer = io.BytesIO()
     # No name and no time in the header, so that the bytes depend on the samples alone.
     with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as file:
-        for cell in ordered:
-            for sample in cell.samples:
-                file.write(sample_line(sample, cell.info.key[:SHORT]).encode() + b"\n")
+        for _, line in lines:
+            file.write(line.encode() + b"\n")
     (folder / FROZEN_SAMPLES).write_bytes(buffer.getvalue())
     write_whole(folder / FROZEN_CELLS, "".join(frozen_line(cell) + "\n" for cell in ordered))
     return [folder / FROZEN_CELLS, folder / FROZEN_SAMPLES]

@@ -6,24 +6,16 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rr_bench import TASKS as FOLDER
 from rr_bench.store.fingerprint import file_hash
-from rr_bench.tasks.datasets import (
-    alce,
-    icl,
-    infinitebench,
-    json_kv,
-    kilt,
-    msmarco,
-    multi_lexsum,
-    narrativeqa,
-    niah,
-    recall_prefill,
-)
+from rr_bench.tasks import datasets
+from rr_bench.tasks.datasets import alce, icl, infinitebench, kilt, msmarco, niah
 from rr_bench.tasks.definitions import read_definition
 from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
@@ -42,13 +34,7 @@ CATEGORIES: dict[str, ModuleType] = {
     "longqa": infinitebench,
     "summ": infinitebench,
 }
-"""Module of a category's tasks, those aside that :data:`OWN` names."""
-OWN: dict[str, ModuleType] = {
-    "json_kv": json_kv,
-    "recall_prefill": recall_prefill,
-    "narrativeqa": narrativeqa,
-    "multi_lexsum": multi_lexsum,
-}
+"""Module of a category's tasks, where none of :mod:`rr_bench.tasks.datasets` has the task's name."""
 
 
 def module_of(task: str) -> ModuleType:
@@ -57,12 +43,11 @@ def module_of(task: str) -> ModuleType:
     Raises:
         ValueError: there is no such task.
     """
-    if task in OWN:
-        return OWN[task]
-    if task not in DATASETS:
+    if task not in (*TASKS, *DATASETS):
         names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
         raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
-    return CATEGORIES[DATASETS[task].category]
+    own = f"{datasets.__name__}.{task}"
+    return import_module(own) if find_spec(own) else CATEGORIES[DATASETS[task].category]
 
 
 def rows_of(task: str, *, notes: Notes | None = None, **metadata: Any) -> list[Row]:

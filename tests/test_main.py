@@ -1,0 +1,118 @@
+"""The command line from outside: sweeps, exit statuses, odd terminals and no home directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import rr_bench.__main__
+from rr_bench.__main__ import main
+from rr_bench.config.command_line import prepare
+
+ROOT = Path(__file__).parents[1]
+
+# What a container is like whose user has no entry in the password file.
+HOMELESS = """
+import pwd, runpy, sys
+def nobody(number): raise KeyError(number)
+pwd.getpwuid = nobody
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """``python -m rr_bench`` in this process; its exit status."""
+
+    def status(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["rr_bench", *arguments])
+        monkeypatch.setattr(signal, "signal", lambda *ignored: None)
+        monkeypatch.chdir(tmp_path)
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return status
+
+
+def small(model: Path) -> list[str]:
+    """A run of seconds."""
+    return [f"model={model}", "methods=[full]", "tasks=[json_kv]", "lengths=[1024]", "samples=1"]
+
+
+def test_a_sweep_runs_every_job(call, smallest, tmp_path):
+    assert call("-m", *small(smallest), "seed=1,2", "out=swept/${seed}") == 0
+    for seed in (1, 2):
+        assert (tmp_path / f"swept/{seed}/summary.csv").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"swept"}
+
+
+def test_a_sweep_ends_with_its_worst_status(call, monkeypatch):
+    ran = []
+
+    def verb(settings):
+        ran.append(settings.seed)
+        return {1: 0, 2: 130, 3: 1}[settings.seed]
+
+    monkeypatch.setitem(rr_bench.__main__.VERBS, "run", verb)
+    assert call("-m", "seed=1,2,3") == 130
+    assert ran == [1, 2, 3]
+
+
+def test_a_misspelt_setting_is_a_usage_error(call, capsys, tmp_path):
+    for wrong in ("lenghts=[1]", "model.pth=x", "samples=many", "backend=fast"):
+        assert call(wrong) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_is_no_error(call, capsys):
+    assert call("--help") == 0
+    assert "Exit status" in capsys.readouterr().out
+
+
+def test_a_model_without_out_gets_a_folder_of_its_own(call, smallest, tmp_path):
+    assert call(*small(smallest)) == 0
+    assert (tmp_path / "results/runs/llama/summary.csv").is_file()
+
+
+def test_two_checkpoints_of_one_folder_name_are_kept_apart_by_name():
+    assert prepare(["model=/a/llama"])[-1] == "model.name='llama'"
+    assert prepare(["model=/a/llama", "model.name=other"])[-1] == "model.name=other"
+
+
+def test_ascii_terminals_and_no_home(smallest, tmp_path):
+    """An encoding without the table's dash, a locale of ASCII files, and no home directory."""
+    environment = {
+        **{"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        **{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        "PYTHONIOENCODING": "ascii",
+    }
+
+    def homeless(module: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", HOMELESS, module, *arguments]
+        done = subprocess.run(
+            command, capture_output=True, cwd=tmp_path, env=environment, encoding="ascii"
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    assert "?" in homeless("rr_bench", *small(smallest)), "the table has a dash for what is undefined"
+    assert "wrote" in homeless("rr_bench.report", "results/runs/llama")
+
+
+def test_a_model_below_a_missing_home_names_the_remedy():
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOMELESS, "rr_bench.download", "model", "smollm2_135m"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert "RR_BENCH_MODELS" in done.stderr and "Traceback" not in done.stderr
