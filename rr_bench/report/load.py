@@ -15,15 +15,11 @@ from rr_bench.store.reading import StoredCell
 
 SAMPLE_COLUMNS = (
     "cell",
-    "uid",
-    "prompt_sha",
-    "input_tokens",
     "truncated",
     "score",
     "questions",
     "density",
     "prefill_s",
-    "decode_s",
     "kernels",
     "failed",
 )
@@ -44,15 +40,11 @@ def samples_frame(cells: Iterable[StoredCell]) -> pd.DataFrame:
     rows = [
         {
             "cell": cell.info.key,
-            "uid": sample.uid,
-            "prompt_sha": sample.prompt_sha,
-            "input_tokens": sample.input_tokens,
             "truncated": sample.truncated,
             "score": sample.score,
             "questions": sample.questions,
             "density": sample.density,
             "prefill_s": None if sample.compiled else sample.prefill_s,
-            "decode_s": sample.decode_s,
             "kernels": " + ".join(sorted(set(sample.kernels))),
             "failed": sample.error is not None,
         }
@@ -60,7 +52,7 @@ def samples_frame(cells: Iterable[StoredCell]) -> pd.DataFrame:
         for sample in cell.samples
     ]
     frame = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
-    types: dict[str, Any] = dict.fromkeys(("score", "density", "prefill_s", "decode_s"), float)
+    types: dict[str, Any] = dict.fromkeys(("score", "density", "prefill_s"), float)
     return frame.astype(types | dict.fromkeys(("truncated", "failed"), bool))
 
 
