@@ -19,6 +19,7 @@ from method.ops.rr_scores import hopper as estimate_hopper
 from method.ops.rr_scores import key_sums as pool_triton
 from method.ops.rr_scores import triton as estimate_triton
 from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
+from method.ops.static_decode import triton as decode_triton
 from method.ops.top_p import triton as select_triton
 from method.ops.triton_support import launch_for, padded_head
 from method.ops.vertical_slash import profile_triton as profile_triton
@@ -91,6 +92,18 @@ def test_attention_kernel_compiles(chip, dtype, dim):
     compiled = build(sparse_triton.sparse_attention_kernel, chip, pointers, constants, **options)
     if chip == 90 and dtype == torch.bfloat16:
         assert "wgmma" in compiled.asm["ptx"]
+
+
+@shapes
+def test_decode_kernel_compiles(chip, dtype, dim):
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "ROWS": 16, "SPAN": decode_triton.CHUNK}
+    constants |= {"BLOCK_N": decode_triton.tile(dtype)}
+    constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
+    pointers = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), NAMES[dtype])
+    pointers |= {"length_ptr": "i64", "out_ptr": "fp32", "lse_ptr": "fp32"}
+    kernel = decode_triton.static_decode_kernel
+    compiled = build(kernel, chip, pointers, constants, num_warps=4, num_stages=2)
+    assert compiled.metadata.shared < 99 * 1024  # what every chip has
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128])

@@ -198,6 +198,7 @@ OTHERS = {
     "length": 8192,
     "newline_stop": True,
     "seed": 7,
+    "decode": "generate",
     "data": {"source": "helmet", "files": {}},
 }
 """Another value for everything that a key is made of, versions aside."""
@@ -209,7 +210,7 @@ def test_every_setting_of_a_key_has_another_value_above() -> None:
 
     plan = make_plan(run_settings(model={"path": "rr_bench/probe/model", "rope": {"rope_type": "a"}}))
     named = {name for cell in plan.cells for name in cell.settings}
-    assert named | {"trust_remote_code", "dense_below"} == OTHERS.keys() | {"versions"}
+    assert named | {"trust_remote_code", "dense_below", "decode"} == OTHERS.keys() | {"versions"}
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import json
 import platform
 import re
 import shutil
@@ -34,6 +35,8 @@ def test_a_run_scores_stores_and_reports(make, capsys):
     sample = cells_of(settings.out)[0].samples[0]
     assert 1024 < sample.input_tokens <= sample.budget
     assert sample.prefill_s > 0 and len(sample.density_by_layer) == 2
+    env = json.loads(next(Path(settings.out).glob("cells/*/env.json")).read_text())
+    assert env["decode"] == "generate (no GPU)"
     out = capsys.readouterr().out
     assert "summary.csv" in out and "figures" in out
 

@@ -18,6 +18,7 @@ Examples
   python -m rr_bench 'methods=[full,{name: rr, tau: [0.95, 0.9], stride: [8, 16]}]'
   python -m rr_bench +experiment=calibrate target_density=0.5     settings for equal density
   python -m rr_bench +experiment=latency                          times instead of scores
+  python -m rr_bench workers=8                         eight processes on this machine's GPUs
   python -m rr_bench slice=2/8                         the second of eight shares of the cells
   python -m rr_bench wandb=offline                     log table, figures and metrics to W&B files
   python -m rr_bench --cfg job                         print the composed settings

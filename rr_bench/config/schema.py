@@ -23,6 +23,7 @@ from rr_bench.tasks.settings import DataSettings
 
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search", "latency")
+DECODERS = ("auto", "graph", "generate")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
@@ -103,6 +104,12 @@ class RunSettings:
         "auto",
         "end generation at a newline token: auto (for RAG, ICL and re-ranking, as the RRAttention "
         "authors ran HELMET), true, or false (as HELMET's own numbers were made)",
+        key=True,
+    )
+    decode: str = setting(
+        "auto",
+        "how answers are decoded: auto (a CUDA graph where the model allows it), graph, or generate "
+        "(transformers' own)",
         key=True,
     )
     data: DataSettings = setting(DataSettings, "")
@@ -254,6 +261,8 @@ def _check_values(settings: RunSettings) -> None:
         value, choices = getattr(settings.data, one.name), one.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
+    if settings.decode not in DECODERS:
+        raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
     check_keep(settings.keep)
     check_latency(settings.latency)
 

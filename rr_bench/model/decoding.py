@@ -30,11 +30,16 @@ class FiniteCheck(LogitsProcessor):
 
     def check(self) -> None:
         """Raise :class:`NotFinite` if any logit was not finite; one read from the device."""
-        if self._seen is not None and not bool(self._seen):
-            raise NotFinite(
-                "the model's logits are NaN or infinite: its weights are broken, or float16 overflows "
-                "(try dtype=bfloat16 or float32)"
-            )
+        check_finite(self._seen is None or bool(self._seen))
+
+
+def check_finite(finite: bool) -> None:
+    """Raise :class:`NotFinite` if logits were not."""
+    if not finite:
+        raise NotFinite(
+            "the model's logits are NaN or infinite: its weights are broken, or float16 overflows "
+            "(try dtype=bfloat16 or float32)"
+        )
 
 
 def greedy_config(own: GenerationConfig) -> GenerationConfig:

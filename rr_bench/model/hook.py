@@ -65,22 +65,40 @@ def sparse_prefill(model: PreTrainedModel, prefill: Prefill) -> Iterator[Recorde
     """
     full, native = attention_layers(model.config)
     recorder, forward = Recorder(tuple(sorted(full))), _Forward()
-    name = f"{NAME}_{id(recorder)}"
     reset_rope(model)
     attend = _attention(prefill, recorder, forward, full, native)
-    AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, _mask)
-    originals = _swap_configs(model, name)
     decoder = model.get_decoder()
-    handles = [
-        decoder.register_forward_pre_hook(_before(forward), with_kwargs=True),
-        decoder.register_forward_hook(_after(forward, full)),
-    ]
+    with replaced_attention(model, attend, _mask):
+        handles = [
+            decoder.register_forward_pre_hook(_before(forward), with_kwargs=True),
+            decoder.register_forward_hook(_after(forward, full)),
+        ]
+        try:
+            yield recorder
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def replaced_attention(
+    model: PreTrainedModel, attend: Callable[..., Any], mask: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Let the language layers of ``model`` call ``attend`` through the registry.
+
+    Args:
+        model: the model.
+        attend: called as transformers calls an attention function.
+        mask: makes the attention mask; without, ``attend`` gets none.
+    """
+    name = f"{NAME}_{id(attend)}"
+    AttentionInterface.register(name, attend)
+    if mask is not None:
+        AttentionMaskInterface.register(name, mask)
+    originals = _swap_configs(model, name)
     try:
-        yield recorder
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
         for module, attribute, config in originals:
             setattr(module, attribute, config)
         # The registries have no public way to unregister.
@@ -179,7 +197,7 @@ def _attention(
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         layer: int = module.layer_idx  # type: ignore[assignment]
-        _check_call(module, layer, dropout, kwargs)
+        check_call(module, layer, dropout, kwargs)
         window = kwargs.get("sliding_window")
         if layer in native or (window is not None and layer not in full):
             return sdpa_attention_forward(
@@ -204,7 +222,7 @@ def _attention(
     return attend
 
 
-def _check_call(module: nn.Module, layer: int, dropout: float, kwargs: dict[str, Any]) -> None:
+def check_call(module: nn.Module, layer: int, dropout: float, kwargs: dict[str, Any]) -> None:
     """Refuse what neither the executor nor the native path would compute as the model means it."""
     where = f"{type(module).__name__} of layer {layer}"
     if dropout:

@@ -1,7 +1,7 @@
 """lm-eval's Hugging Face model around a sparse prefill, one request at a time.
 
 Generation follows HELMET: the decoder body prefills every prompt token but the last under the
-method, and ``generate`` then works from that cache, so the last prompt token and all new tokens see
+method, and decoding then works from that cache, so the last prompt token and all new tokens see
 dense attention. Log-likelihoods that are nested in one text (``recall_prefill``) are read from one
 single prefill with logits at the answers' positions only.
 
@@ -14,7 +14,7 @@ never an answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, groupby
 from typing import Any
@@ -27,6 +27,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
+    Cache,
     DynamicCache,
     LogitsProcessorList,
     PreTrainedModel,
@@ -36,6 +37,7 @@ from transformers import (
 from method.attention import SparsePrefill
 from rr_bench.model.compiles import compiles
 from rr_bench.model.decoding import FiniteCheck, greedy_config, greedy_settings
+from rr_bench.model.graph import choose_decoder
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
@@ -58,6 +60,14 @@ class SparseHFLM(HFLM):
         max_length: tokens a prompt and its answer may have; default: what the config says. Longer
             inputs raise, nothing is ever cut.
         newline_stop: end generation at a newline token (HELMET's ``stop_new_line``).
+        decode: how answers are decoded, see :func:`rr_bench.model.graph.choose_decoder`.
+
+    Attributes:
+        decoder: what decodes answers; ``None`` for transformers' ``generate``.
+        decoding: which of the two it is, and why, as it is recorded.
+
+    Raises:
+        CheckpointError: ``decode=graph`` cannot be had.
     """
 
     def __init__(
@@ -68,9 +78,11 @@ class SparseHFLM(HFLM):
         *,
         max_length: int | None = None,
         newline_stop: bool = False,
+        decode: str = "auto",
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length)
         model.generation_config = greedy_config(model.generation_config)
+        self.decoder, self.decoding = choose_decoder(model, decode)
         self.prefill = prefill
         self.newline_stop = newline_stop
         self.stats: dict[tuple[str, int], RequestStats] = {}
@@ -176,29 +188,48 @@ class SparseHFLM(HFLM):
         until, new_tokens = greedy_settings(settings, self.max_gen_toks)
         ids = self._tensor(prompt, room=new_tokens)
         stats.input_tokens = ids.shape[1]
-        cache, finite = DynamicCache(config=self.model.config), FiniteCheck()
-        with self._guard(ids.shape[1]), sparse_prefill(self.model, self.prefill) as recorder:
-            start = self._now()
-            with compiles() as compiled:
-                if ids.shape[1] > 1:
-                    self.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-                prefilled = self._now()
-            stats.compiled = compiled.count > 0
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                past_key_values=cache,
-                max_new_tokens=new_tokens,
-                eos_token_id=self.stop_ids() or None,
-                pad_token_id=self.tokenizer.pad_token_id,
-                stopping_criteria=stop_sequences_criteria(self.tokenizer, until, ids.shape[1], 1),
-                logits_processor=LogitsProcessorList([finite]),
-            )
+        room = ids.shape[1] + new_tokens
+        decoder = self.decoder
+        cache = decoder.cache(room) if decoder else DynamicCache(config=self.model.config)
+        with self._guard(ids.shape[1]):
+            with sparse_prefill(self.model, self.prefill) as recorder:
+                start = self._now()
+                with compiles() as compiled:
+                    if ids.shape[1] > 1:
+                        self.model.base_model(
+                            input_ids=ids[:, :-1], past_key_values=cache, use_cache=True
+                        )
+                    prefilled = self._now()
+                stats.compiled = compiled.count > 0
+                answer = None if decoder else self._native(ids, cache, new_tokens, until)
+            if decoder:
+                answer = decoder.decode(ids, new_tokens, self.stop_ids(), self._ended(until))
             stats.decode_s += self._now() - prefilled
             stats.add_pass(recorder, prefilled - start)
+        return postprocess_generated_text(self.tok_decode(answer), stop=until, think_end_token=None)
+
+    def _native(self, ids: Tensor, cache: Cache, new_tokens: int, until: list[str]) -> list[int]:
+        """The answer by transformers' ``generate``, from a cache of all tokens but the last."""
+        finite = FiniteCheck()
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            max_new_tokens=new_tokens,
+            eos_token_id=self.stop_ids() or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+            stopping_criteria=stop_sequences_criteria(self.tokenizer, until, ids.shape[1], 1),
+            logits_processor=LogitsProcessorList([finite]),
+        )
         finite.check()
-        text = self.tok_decode(output[0, ids.shape[1] :].tolist())
-        return postprocess_generated_text(text, stop=until, think_end_token=None)
+        return output[0, ids.shape[1] :].tolist()
+
+    def _ended(self, until: list[str]) -> Callable[[list[int]], bool] | None:
+        """Whether an answer holds a stop string, as lm-eval tells it; ``None`` where there are none."""
+        if not until:
+            return None
+        criteria = stop_sequences_criteria(self.tokenizer, until, 0, 1)
+        return lambda answer: any(one(torch.tensor([answer]), None) for one in criteria)
 
     @torch.no_grad()
     def _score(self, passage: Passage, stats: RequestStats) -> dict[int, tuple[float, bool]]:
@@ -272,6 +303,8 @@ class SparseHFLM(HFLM):
             reason = str(error).partition("\n")[0]
         else:
             return
+        if self.decoder:
+            self.decoder.release()  # its buffers would not fit the next, shorter prompts either
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemory(

@@ -13,11 +13,12 @@ ORIGINAL = "original_inv_freq"
 
 
 def reset_rope(model: nn.Module) -> None:
-    """Give every rotary embedding of ``model`` the frequencies and length it was built with.
+    """Give every rotary embedding that adapts the frequencies and length it was built with.
 
-    Models with RoPE per layer type keep one set for each, named ``<layer type>_inv_freq``.
+    The others keep theirs, at the address that a captured graph knows. Models with RoPE per layer
+    type keep one set for each, named ``<layer type>_inv_freq``.
     """
-    for module in model.modules():
+    for module in filter(adapts, model.modules()):
         names = [name for name in (*module._buffers, *vars(module)) if name.endswith(ORIGINAL)]
         for name in names:
             prefix = name.removesuffix(ORIGINAL)
@@ -27,3 +28,10 @@ def reset_rope(model: nn.Module) -> None:
             length = f"{prefix}max_seq_len_cached"
             if hasattr(module, length):
                 setattr(module, length, module.original_max_seq_len)
+
+
+def adapts(module: nn.Module) -> bool:
+    """Whether a module is a rotary embedding whose frequencies follow the text's length."""
+    told = getattr(module, "rope_type", None)
+    kinds = told.values() if isinstance(told, dict) else [told]
+    return any("dynamic" in kind or kind == "longrope" for kind in kinds if isinstance(kind, str))

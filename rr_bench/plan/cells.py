@@ -207,6 +207,7 @@ def _run_settings(settings: RunSettings, model: ModelFacts) -> dict[str, Any]:
         "dtype": model.dtype,
         "device": device.kind if device.capability is None else f"{device.kind} {device.capability}",
         "seed": settings.seed,
+        "decode": settings.decode,
         "versions": {"executor": EXECUTOR_VERSION, "model": MODEL_VERSION},
     }
 
@@ -237,7 +238,7 @@ def _method_settings(
     }
 
 
-_OPTIONAL = {"rope": None, "trust_remote_code": False, "dense_below": 0}
+_OPTIONAL = {"rope": None, "trust_remote_code": False, "dense_below": 0, "decode": "auto"}
 """Settings that a key leaves out at their defaults, so that ones added later change no key."""
 
 

@@ -83,6 +83,7 @@ class Session:
             loaded.tokenizer,
             dense,
             max_length=own or UNLIMITED,
+            decode=settings.decode,
         )
         self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
         self._warm: set[tuple[str, int]] = set()
@@ -258,6 +259,7 @@ class Session:
     def _environment(self) -> dict[str, Any]:
         device = self.model.device
         known: dict[str, Any] = {"type": device.kind, "name": device.name}
+        known["decode"] = self.lm.decoding
         # As in HELMET the checkpoint's own penalty stays: Qwen2.5's is 1.05.
         known["repetition_penalty"] = self.lm.model.generation_config.repetition_penalty or 1.0
         if device.kind == "cuda":

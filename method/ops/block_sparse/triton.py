@@ -54,7 +54,7 @@ def _load_tile(
 
 
 @triton.jit
-def _step(
+def attend_tile(
     acc, peak, norm, q, keys, values, item, kv_head, start, stride_kl, stride_vl, query_at, k_len,
     factor,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -141,13 +141,13 @@ def sparse_attention_kernel(
     kv_at = (tl.program_id(0) % heads) // group
     for step in range(0, interior * SPLIT):
         start = tl.load(blocks + step // SPLIT) * ROW + (step % SPLIT) * BLOCK_N
-        acc, peak, norm = _step(
+        acc, peak, norm = attend_tile(
             acc, peak, norm, q, keys, values, batch_at, kv_at, start, stride_kl, stride_vl,
             query_at, k_len, factor, HEAD_DIM, PADDED, BLOCK_N, False, PRECISION, TMA,
         )  # fmt: skip
     for step in range(interior * SPLIT, count * SPLIT):
         start = tl.load(blocks + step // SPLIT) * ROW + (step % SPLIT) * BLOCK_N
-        acc, peak, norm = _step(
+        acc, peak, norm = attend_tile(
             acc, peak, norm, q, keys, values, batch_at, kv_at, start, stride_kl, stride_vl,
             query_at, k_len, factor, HEAD_DIM, PADDED, BLOCK_N, True, PRECISION, TMA,
         )  # fmt: skip

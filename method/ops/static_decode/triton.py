@@ -1,0 +1,110 @@
+"""The same as a Triton kernel: the buffer is cut into chunks that are read side by side.
+
+One program holds the queries of all heads that share a KV head and reads one chunk; chunks past the
+text's end return at once. The partial results are then added up by their log-sum-exp.
+"""
+
+# Kernel arguments are device values, which Python's types do not describe.
+# mypy: disallow-untyped-defs=False
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from method.ops.block_sparse.triton import LOG2_E, attend_tile
+from method.ops.checks import check_attention
+from method.ops.triton_support import check_triton, padded_head, unit_stride
+
+CHUNK = 512
+"""Keys that one program reads."""
+
+
+@triton.jit
+def static_decode_kernel(
+    q_ptr, k_ptr, v_ptr, length_ptr, out_ptr, lse_ptr,
+    stride_qb, stride_qh, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
+    kv_heads, group, factor,
+    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
+    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Grid ``(B * Hkv, chunks)``. Results fp32 ``[B * Hkv, chunks, group, D]`` and base-2 LSE."""
+    item = (tl.program_id(0) // kv_heads).to(tl.int64)
+    head = (tl.program_id(0) % kv_heads).to(tl.int64)
+    chunk = tl.program_id(1)
+    rows = tl.arange(0, ROWS)
+    dims = tl.arange(0, PADDED)
+    live = (rows < group)[:, None] & (dims < HEAD_DIM)[None, :]
+    q_head = q_ptr + item * stride_qb + head * group * stride_qh
+    q = tl.load(q_head + rows[:, None] * stride_qh + dims[None, :], mask=live, other=0.0)
+    keys = k_ptr + item * stride_kb + head * stride_kh
+    values = v_ptr + item * stride_vb + head * stride_vh
+
+    length = tl.load(length_ptr).to(tl.int32)
+    first = chunk * SPAN
+    end = tl.minimum(length, first + SPAN)
+    # Every row sees all keys before `end`, which the tile's own bound takes care of.
+    query_at = tl.zeros([ROWS], tl.int32) + length
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    norm = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, PADDED], tl.float32)
+    for step in range(0, tl.cdiv(tl.maximum(end - first, 0), BLOCK_N)):
+        acc, peak, norm = attend_tile(
+            acc, peak, norm, q, keys, values, 0, 0, first + step * BLOCK_N, stride_kl, stride_vl,
+            query_at, end, factor, HEAD_DIM, PADDED, BLOCK_N, True, PRECISION, False,
+        )  # fmt: skip
+    seen_any = norm > 0.0
+    acc = acc / tl.where(seen_any, norm, 1.0)[:, None]
+    lse = tl.where(seen_any, peak + tl.log2(tl.where(seen_any, norm, 1.0)), float("-inf"))
+    at = (tl.program_id(0) * tl.num_programs(1) + chunk) * group + rows
+    tl.store(out_ptr + at[:, None] * HEAD_DIM + dims[None, :], acc, mask=live)
+    tl.store(lse_ptr + at, lse, mask=rows < group)
+
+
+def tile(dtype: torch.dtype) -> int:
+    """Keys per step of a program; both stages of them fit the shared memory of every chip."""
+    return 32 if dtype == torch.float32 else 64
+
+
+def static_decode_triton(
+    query: Tensor, key: Tensor, value: Tensor, length: Tensor, *, scale: float
+) -> Tensor:
+    """Exact attention of one new token to the first ``length`` keys of a buffer.
+
+    Nothing waits for the device and no shape depends on the length, so the call can be captured in a
+    CUDA graph.
+
+    Args:
+        query: ``[B, Hq, 1, D]`` bf16, fp16 or fp32 with D in {64, 96, 128}.
+        key: ``[B, Hkv, capacity, D]``; what lies at or behind ``length`` is not read.
+        value: ``[B, Hkv, capacity, D]``.
+        length: int64 ``[1]`` on the device: keys that exist, the new token's own included; at least 1.
+        scale: positive factor on the logits.
+
+    Returns:
+        Output ``[B, Hq, 1, D]`` in the query's dtype.
+
+    Raises:
+        ValueError: shapes, devices or head size do not fit.
+        TypeError: dtypes differ or are not supported.
+    """
+    check_attention(query, key, value, scale)
+    check_triton(query, "static_decode_triton")
+    query, key, value = unit_stride(query), unit_stride(key), unit_stride(value)
+    batch, heads, _, dim = query.shape
+    kv_heads, capacity = key.shape[1:3]
+    group, chunks = heads // kv_heads, triton.cdiv(capacity, CHUNK)
+    partial = query.new_empty(batch, kv_heads, chunks, group, dim, dtype=torch.float32)
+    lse = query.new_empty(batch, kv_heads, chunks, group, dtype=torch.float32)
+    static_decode_kernel[(batch * kv_heads, chunks)](
+        query, key, value, length, partial, lse,
+        *query.stride()[:2], *key.stride()[:3], *value.stride()[:3],
+        kv_heads, group, scale * LOG2_E,
+        HEAD_DIM=dim, PADDED=padded_head(dim), ROWS=max(16, triton.next_power_of_2(group)),
+        SPAN=CHUNK, BLOCK_N=tile(query.dtype),
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2,
+    )  # fmt: skip
+    weights = (lse - lse.amax(2, keepdim=True)).exp2()
+    total = (partial * weights[..., None]).sum(2) / weights.sum(2)[..., None]
+    return total.to(query.dtype).view(batch, heads, 1, dim)
