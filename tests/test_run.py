@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import json
 import platform
 import re
 import shutil
