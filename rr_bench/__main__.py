@@ -18,7 +18,7 @@ from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
 from rr_bench.run.pattern_search import search
 from rr_bench.run.run import run
-from rr_bench.store.terminal import tolerant_output
+from rr_bench.store.terminal import print_long, tolerant_output
 
 USAGE_ERROR = 2
 VERBS: dict[str, Callable[[RunSettings], int]] = {
@@ -45,7 +45,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tolerant_output()
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text())
+        print_long(help_text())
         return
     try:
         sys.argv[1:] = prepare(sys.argv[1:])

@@ -13,7 +13,7 @@ from pathlib import Path
 from rr_bench.report import write_report
 from rr_bench.store.freeze import freeze
 from rr_bench.store.jsonl import StoreError
-from rr_bench.store.terminal import tolerant_output
+from rr_bench.store.terminal import print_long, tolerant_output
 
 
 def main() -> int:
@@ -57,8 +57,8 @@ def _report(out: str) -> int:
     for problem in report.problems:
         print(f"problem: {problem}", file=sys.stderr, flush=True)
     if report.table:
-        print(report.table + "\n")
-    print("\n".join(f"wrote {line}" for line in report.written))
+        print_long(report.table + "\n")
+    print_long("\n".join(f"wrote {line}" for line in report.written))
     return int(bool(report.problems))
 
 
