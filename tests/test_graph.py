@@ -12,10 +12,11 @@ from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import RR_KEEP
 from method.rr import RRAttention
-from rr_bench.model import graph
+from rr_bench.model import buffers, graph
 from rr_bench.model.decoding import NotFinite
 from rr_bench.model.graph import BUCKET, StepDecoder, choose_decoder, why_not
-from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.lm import SparseHFLM
+from rr_bench.model.memory import OutOfMemory
 from rr_bench.plan.model_facts import CheckpointError
 from tests.test_lm import PROMPT, generation
 from tests.tiny import SHAPE, tiny_llama, tiny_qwen2, tiny_qwen3
@@ -131,7 +132,7 @@ def test_memory_that_ran_out_is_given_back(parts, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(graph.BufferedLayer, "lazy_initialization", fail)
+        patch.setattr(buffers.BufferedLayer, "lazy_initialization", fail)
         with pytest.raises(OutOfMemory):
             stepped.generate_until([request], disable_tqdm=True)
     assert stepped.decoder._buffers is None

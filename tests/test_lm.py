@@ -16,7 +16,8 @@ from method.full import FullAttention
 from method.keep import RR_KEEP
 from method.rr import RRAttention
 from rr_bench.model.decoding import NotFinite
-from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.lm import SparseHFLM
+from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.shared_prefill import plan_passages
 from tests.tiny import tiny_llama, tiny_qwen2
 

@@ -14,8 +14,8 @@ never an answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain, groupby
 from typing import Any
 
@@ -39,14 +39,11 @@ from rr_bench.model.compiles import compiles
 from rr_bench.model.decoding import FiniteCheck, greedy_config, greedy_settings
 from rr_bench.model.graph import choose_decoder
 from rr_bench.model.hook import sparse_prefill
+from rr_bench.model.memory import OutOfMemory, memory_guard
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
-
-
-class OutOfMemory(RuntimeError):
-    """A prompt did not fit in memory."""
 
 
 class SparseHFLM(HFLM):
@@ -291,25 +288,9 @@ class SparseHFLM(HFLM):
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    @contextmanager
-    def _guard(self, tokens: int) -> Iterator[None]:
-        """Turn an allocator's failure into one clear error."""
-        try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-            if not short and "can't allocate memory" not in str(error):
-                raise
-            reason = str(error).partition("\n")[0]
-        else:
-            return
-        if self.decoder:
-            self.decoder.release()  # its buffers would not fit the next, shorter prompts either
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise OutOfMemory(
-            f"a prompt of {tokens} tokens does not fit in {self.device} memory ({reason})"
-        )
+    def _guard(self, tokens: int) -> AbstractContextManager[None]:
+        """One clear error where a prompt does not fit, whose buffers go as well: they are as large."""
+        return memory_guard(tokens, self.device, self.decoder.release if self.decoder else None)
 
 
 def _key(request: Instance) -> tuple[str, int]:

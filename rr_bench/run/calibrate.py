@@ -24,7 +24,8 @@ from rr_bench.config.schema import RunSettings
 from rr_bench.plan.cells import Plan, keep_policy, make_plan
 from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.console import Console
-from rr_bench.run.session import Session, describe
+from rr_bench.run.errors import describe
+from rr_bench.run.session import Session
 
 TOLERANCE = 0.005
 STEPS = 16

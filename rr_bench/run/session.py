@@ -27,12 +27,13 @@ from method.keep import NO_KEEP
 from rr_bench import TASKS
 from rr_bench.config.schema import RunSettings
 from rr_bench.model.hook import sparse_prefill
-from rr_bench.model.lm import OutOfMemory, SparseHFLM
+from rr_bench.model.lm import SparseHFLM
 from rr_bench.model.loading import load_model
+from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.recorder import Recorder
 from rr_bench.plan.cells import Cell, ModelFacts
 from rr_bench.plan.model_facts import check_length, max_positions
-from rr_bench.run.console import one_line
+from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.environment import environment
 from rr_bench.store.records import SampleRecord
@@ -40,18 +41,6 @@ from rr_bench.store.records import SampleRecord
 UNLIMITED = 2**31
 WAKE_UP = 1024
 """Tokens of a warm-up where no kernel is compiled."""
-
-
-class CellFailed(RuntimeError):
-    """A cell cannot go on; the message is the one line the user sees."""
-
-
-class SampleFailed(CellFailed):
-    """A cell cannot go on because of one sample, which is stored with its error."""
-
-
-class DeviceLost(RuntimeError):
-    """The device answers no more: nothing else can run in this process."""
 
 
 class Session:
@@ -283,14 +272,6 @@ def warm_up_lengths(tokens: int, device: str, new: bool) -> list[int]:
         return [min(tokens, WAKE_UP)] if tokens and new else []
     aligned = tokens - tokens % (16 * BLOCK)
     return [length for length in ([aligned, tokens] if new else [tokens]) if length]
-
-
-def describe(error: Exception, length: int) -> str:
-    """One line that names the cause, and the setting where it is known."""
-    text = one_line(error)
-    if isinstance(error, OutOfMemory):
-        return f"lengths={length}: {text}. Leave that length out, or use dtype=bfloat16 or a larger GPU"
-    return text
 
 
 def _quiet() -> None:

@@ -16,7 +16,8 @@ from rr_bench.plan.cells import ModelFacts
 from rr_bench.plan.cost import wanted_rows
 from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.agenda import RETRY_S, Agenda, Work
-from rr_bench.run.session import DeviceLost, SampleFailed, Session, describe
+from rr_bench.run.errors import DeviceLost, SampleFailed, describe
+from rr_bench.run.session import Session
 from rr_bench.store.cells import CellWriter, LockError, Store
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.records import RecordError, SampleRecord
