@@ -84,7 +84,7 @@ def test_method_and_task_run_in_the_harness(workshop, smallest):
     settings = ("tasks=[line_lookup]", "lengths=[1024]", "samples=2", f"model={smallest}", methods)
     shown = call(workshop, "rr_bench", *settings)
     for label in ("full", f"{METHOD}(tau=0.9)", f"{METHOD}(tau=0.5)"):
-        assert re.search(rf"^{re.escape(label)} +line_lookup +1024 +2 .* done *$", shown, re.M), shown
+        assert re.search(rf"^{re.escape(label)} +line_lookup +1K +2 ", shown, re.M), shown
 
 
 def test_the_kernel_passes_its_own_test(workshop):
