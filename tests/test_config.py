@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
 
-from rr_bench import CONF, ROOT
+from rr_bench import CONF
 from rr_bench.config.command_line import prepare
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.help import help_text
@@ -218,26 +215,6 @@ def test_misspelt_overrides_name_the_nearest(given, hint):
 def test_verbs_and_their_settings_are_checked(changes, words):
     with pytest.raises(ConfigError, match=words):
         settings(**changes)
-
-
-def test_command_line_composes_and_leaves_no_litter(tmp_path):
-    def call(*arguments):
-        command = [sys.executable, "-m", "rr_bench", *arguments]
-        env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
-
-    composed = call("--cfg", "job", "model=/x/y", "experiment=probe_gpu")
-    found = OmegaConf.create(composed.stdout)
-    assert (found.model.path, found.lengths[-1]) == ("/x/y", 131072)
-    assert "usage: python -m rr_bench" in call("--help").stdout
-    for wrong, word in (
-        ("lenghts=[1]", "did you mean 'lengths'"),
-        ("model=/no/such", "model.path=/no/such"),
-    ):
-        failed = call(wrong)
-        assert failed.returncode != 0
-        assert word in failed.stderr and len(failed.stderr.splitlines()) == 1
-    assert not any(tmp_path.iterdir())
 
 
 def test_paths_of_models(checkpoint, tmp_path):

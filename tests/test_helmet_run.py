@@ -7,11 +7,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from rr_bench import ROOT
 from rr_bench.config.errors import ConfigError
-from rr_bench.config.registry import expand_task
 from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings, read_settings
 from rr_bench.model.loading import load_model
 from rr_bench.plan.cells import make_plan
@@ -187,14 +185,3 @@ def test_settings_are_checked(change, message):
     }
     with pytest.raises(ConfigError, match=message):
         read_settings({**good, **change})
-
-
-def test_model_configs_and_experiments_compose():
-    for name in ("helmet", "helmet_128k"):
-        command = [sys.executable, "-m", "rr_bench", f"+experiment={name}", "--cfg", "job"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        composed = yaml.safe_load(done.stdout)
-        assert composed["samples"] == 600 and 131072 in composed["lengths"]
-        for task in composed["tasks"]:
-            assert expand_task(task)

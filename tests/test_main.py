@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rr_bench.__main__
 from rr_bench.__main__ import main
 from rr_bench.config.command_line import prepare
+from rr_bench.config.registry import expand_task
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +67,24 @@ def test_a_sweep_ends_with_its_worst_status(call, monkeypatch):
     monkeypatch.setitem(rr_bench.__main__.VERBS, "run", verb)
     assert call("-m", "seed=1,2,3") == 130
     assert ran == [1, 2, 3]
+
+
+def test_settings_compose_and_leave_no_litter(call, capsys, tmp_path):
+    assert call("--cfg", "job", "model=/x/y", "experiment=probe_gpu") == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert (found["model"]["path"], found["lengths"][-1]) == ("/x/y", 131072)
+    for name in ("helmet", "helmet_128k"):
+        assert call("--cfg", "job", f"+experiment={name}") == 0
+        found = yaml.safe_load(capsys.readouterr().out)
+        assert found["samples"] == 600 and 131072 in found["lengths"]
+        assert all(expand_task(task) for task in found["tasks"])
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_there_is_one_line(call, capsys):
+    assert call("model=/no/such") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "model.path=/no/such" in line
 
 
 def test_a_misspelt_setting_is_a_usage_error(call, capsys, tmp_path):
