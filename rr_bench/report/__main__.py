@@ -1,7 +1,8 @@
-"""Rebuild tables and figures of stores and latency runs, or freeze a finished store.
+"""Rebuild tables and figures of stores and latency runs, freeze a store, or thaw a frozen one.
 
 ``python -m rr_bench.report <out> ...``
 ``python -m rr_bench.report freeze <run> <folder>``
+``python -m rr_bench.report thaw <folder> <run>``
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from rr_bench.report import write_report
-from rr_bench.store.freeze import freeze
+from rr_bench.store.freeze import freeze, thaw
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.terminal import print_long, tolerant_output
 
@@ -22,6 +23,8 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments[:1] == ["freeze"] and not Path("freeze").is_dir():
         return _freeze(arguments[1:])
+    if arguments[:1] == ["thaw"] and not Path("thaw").is_dir():
+        return _thaw(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m rr_bench.report",
         description=__doc__,
@@ -46,6 +49,22 @@ def _freeze(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return _report(given.folder)
+
+
+def _thaw(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m rr_bench.report thaw",
+        description="Write a frozen store as a running one: a run with this out= goes on from it.",
+    )
+    parser.add_argument("folder", help="folder of the frozen one")
+    parser.add_argument("run", help="folder of the store to make")
+    given = parser.parse_args(arguments)
+    try:
+        print(f"wrote {len(thaw(given.folder, given.run))} cells to {given.run}")
+    except (StoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _report(out: str) -> int:

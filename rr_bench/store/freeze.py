@@ -1,21 +1,24 @@
-"""A finished store as two data files: ``cells.jsonl`` and ``samples.jsonl.gz``."""
+"""A store as two data files, ``cells.jsonl`` and ``samples.jsonl.gz``, and back into one that runs."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 from pathlib import Path
+from typing import Any
 
-from rr_bench.store.cells import SHORT
+from rr_bench.store.cells import SHORT, folder_name
 from rr_bench.store.jsonl import StoreError, write_whole
 from rr_bench.store.reading import (
     FROZEN_CELLS,
     FROZEN_SAMPLES,
     StoredCell,
+    done_marker,
     frozen_line,
     read_store,
 )
-from rr_bench.store.records import sample_line
+from rr_bench.store.records import sample_line, to_json
 
 
 def freeze(run: str | Path, folder: str | Path) -> list[Path]:
@@ -58,3 +61,48 @@ def write_frozen(cells: list[StoredCell], folder: Path) -> list[Path]:
     (folder / FROZEN_SAMPLES).write_bytes(buffer.getvalue())
     write_whole(folder / FROZEN_CELLS, "".join(frozen_line(cell) + "\n" for cell in ordered))
     return [folder / FROZEN_CELLS, folder / FROZEN_SAMPLES]
+
+
+def thaw(frozen: str | Path, out: str | Path) -> list[Path]:
+    """Write a frozen store's cells as folders, so that a run with this ``out`` goes on from them.
+
+    Args:
+        frozen: folder of the two files.
+        out: where ``cells/`` is made; it must not hold cells yet.
+
+    Returns:
+        The cells' folders.
+
+    Raises:
+        StoreError: there is no store, a cell of it is not what it says, or ``out`` holds cells.
+    """
+    cells, problems = read_store(frozen)
+    if problems:
+        raise StoreError(f"{len(problems)} problems, mend them first: {problems[0]}")
+    place = Path(out) / "cells"
+    if place.exists() and any(place.iterdir()):
+        raise StoreError(f"{place} holds cells already: choose an empty `out`")
+    return [_thaw_cell(cell, place) for cell in cells]
+
+
+def _thaw_cell(cell: StoredCell, place: Path) -> Path:
+    folder = place / folder_name(cell.info.label, cell.info.key)
+    folder.mkdir(parents=True)
+    write_whole(folder / "cell.json", to_json(cell.info, indent=1) + "\n")
+    lines = [sample_line(sample, cell.info.key[:SHORT]) for sample in cell.samples]
+    write_whole(folder / "samples.jsonl", "".join(line + "\n" for line in lines))
+    if cell.errors:
+        text = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in cell.errors)
+        write_whole(folder / "errors.jsonl", text)
+    parts = {"env.json": cell.env or None, "data.json": cell.data, "judged.json": cell.judged}
+    for name, content in parts.items():
+        if content is not None:
+            _write_json(folder / name, content)
+    marker = done_marker(cell)
+    if marker is not None:
+        write_whole(folder / "DONE", json.dumps(marker) + "\n")
+    return folder
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

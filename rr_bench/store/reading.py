@@ -157,15 +157,21 @@ def _checked(cell: StoredCell, marker: dict[str, int] | None, where: str) -> Sto
     return cell
 
 
+def done_marker(cell: StoredCell) -> dict[str, int] | None:
+    """What ``DONE`` says of a cell, ``None`` if it was never finished."""
+    if cell.done is None:
+        return None
+    scored = len(cell.scored)
+    return {"n": cell.done, "scored": scored, "failed": len(cell.samples) - scored}
+
+
 def frozen_line(cell: StoredCell) -> str:
     """All of a cell but its samples, as one line of ``cells.jsonl``."""
-    scored = len(cell.scored)
-    marker = {"n": cell.done, "scored": scored, "failed": len(cell.samples) - scored}
     content = {
         "info": asdict(cell.info),
         "env": cell.env,
         "errors": cell.errors,
-        "done": None if cell.done is None else marker,
+        "done": done_marker(cell),
         "data": cell.data,
         "judged": cell.judged,
     }
