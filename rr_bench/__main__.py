@@ -13,7 +13,8 @@ from rr_bench import CONF
 from rr_bench.config.command_line import prepare
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.help import help_text
-from rr_bench.config.schema import RunSettings, read_settings, register
+from rr_bench.config.reading import read_settings
+from rr_bench.config.schema import RunSettings, register
 from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
 from rr_bench.run.pattern_search import search

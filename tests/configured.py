@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from rr_bench import CONF
-from rr_bench.config.schema import RunSettings, defaults, read_settings
+from rr_bench.config.reading import read_settings
+from rr_bench.config.schema import RunSettings, defaults
 
 DEFAULTS = defaults() | {
     name: value

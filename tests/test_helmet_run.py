@@ -10,7 +10,8 @@ import torch
 
 from rr_bench import ROOT
 from rr_bench.config.errors import ConfigError
-from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings, read_settings
+from rr_bench.config.reading import read_settings
+from rr_bench.config.schema import DataSettings, ModelSettings, RunSettings
 from rr_bench.model.loading import load_model
 from rr_bench.plan.cells import make_plan
 from rr_bench.plan.cost import cost_line, wanted_rows

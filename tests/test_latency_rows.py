@@ -13,8 +13,8 @@ from method.attention import SparsePrefill
 from method.blocks import BlockMask
 from method.minference import MInference
 from method.rr import RRAttention
+from rr_bench.config.errors import ConfigError
 from rr_bench.config.latency import GEOMETRIES, read_geometry
-from rr_bench.config.schema import ConfigError
 from rr_bench.latency import timing
 from rr_bench.latency.baselines import Absent, by_token, dense_attention, packaged
 from rr_bench.latency.gate import Gate, GateFailed, check_native, check_output, check_selection

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from rr_bench import CONF
 from rr_bench.config.command_line import prepare
-from rr_bench.config.schema import read_settings, register
+from rr_bench.config.reading import read_settings
+from rr_bench.config.schema import register
 from rr_bench.download import __main__ as download
 from rr_bench.download import models, packages
 from rr_bench.download.errors import DownloadError

@@ -1,32 +1,21 @@
 """Every setting of a run, declared once: default, help, and whether it is part of a cell's key.
 
-Hydra composes the YAML files over the defaults declared here; what comes out is checked, so that a
-misspelt key or a wrong type fails before anything is loaded, with the nearest valid key.
+Hydra composes the YAML files over the defaults declared here, and :mod:`rr_bench.config.reading` checks
+what comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
 
-from method.attention import BACKENDS
-from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.latency import LatencySettings
-from rr_bench.config.latency import check as check_latency
 from rr_bench.tasks.settings import DataSettings
-
-LISTS = ("methods", "tasks", "lengths")
-VERBS = ("run", "calibrate", "search", "latency")
-DECODERS = ("auto", "graph", "generate")
-WANDB_MODES = ("disabled", "offline", "online")
-KEEP_NAMES = ("paper", "equal", "none")
-KEEP_FIELDS = ("sink", "diagonal", "last_row")
 
 
 def setting(default: Any, help: str, *, key: bool = False) -> Any:
@@ -175,117 +164,3 @@ def defaults() -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(RunSettings))
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
-
-
-def read_settings(config: DictConfig | Mapping[str, Any]) -> RunSettings:
-    """Check a composed config and turn it into :class:`RunSettings`.
-
-    Raises:
-        ConfigError: an unknown key, a missing value, a wrong type or an impossible value.
-    """
-    composed = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
-    try:
-        plain = OmegaConf.to_container(composed, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    if not isinstance(plain, dict):
-        raise ConfigError("the config must be a mapping of settings")
-    _check_keys(plain, known_keys(), "")
-    for name in LISTS:
-        value = plain.get(name, MISSING)
-        if value != MISSING and not isinstance(value, list):
-            raise ConfigError(f"{name}={value} must be a list: {name}=[{value}]")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunSettings), plain)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError(f"{missing[0]} is not set: add {missing[0]}=<value>")
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key}: {reason}" if key else reason) from error
-    if not isinstance(settings, RunSettings):
-        raise ConfigError("the config does not make up a run")
-    _check_values(settings)
-    return settings
-
-
-def _check_keys(plain: Mapping[Any, Any], keys: list[str], prefix: str) -> None:
-    """Compare nested keys with the schema; lists and free-form values are left to their readers."""
-    for name, value in plain.items():
-        key = f"{prefix}{name}"
-        if key not in keys:
-            raise ConfigError(f"unknown setting {key!r}: {nearest(key, keys)}")
-        if isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in keys):
-            _check_keys(value, keys, f"{key}.")
-
-
-def _check_values(settings: RunSettings) -> None:
-    """Impossible values that no later stage could name as well."""
-    for name in LISTS:
-        values = getattr(settings, name)
-        if not values:
-            raise ConfigError(f"{name} is empty: nothing to run")
-        if len({str(value) for value in values}) != len(values):
-            raise ConfigError(f"{name}={values} lists something twice")
-    if settings.samples < 1:
-        raise ConfigError(f"samples={settings.samples}: at least 1 is needed")
-    if any(length < 1 for length in settings.lengths):
-        raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
-    if settings.backend not in BACKENDS:
-        raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
-    if settings.dense_below < 0:
-        raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
-    if settings.verb not in VERBS:
-        raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
-    if settings.workers < 1:
-        raise ConfigError(f"workers={settings.workers}: at least 1 is needed")
-    if settings.workers > 1 and settings.verb != "run":
-        raise ConfigError(f"workers={settings.workers}: verb={settings.verb} runs in one process")
-    if settings.slice is not None:
-        parse_slice(settings.slice)
-    if settings.wandb.mode not in WANDB_MODES:
-        raise ConfigError(
-            f"wandb.mode={settings.wandb.mode}: {nearest(settings.wandb.mode, WANDB_MODES)}"
-        )
-    target = settings.target_density
-    if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
-        raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
-    rope = settings.model.rope
-    if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
-        raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
-    if settings.newline_stop not in (True, False, "auto"):
-        raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
-    for one in fields(DataSettings):
-        value, choices = getattr(settings.data, one.name), one.metadata["choices"]
-        if choices and value not in choices:
-            raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
-    if settings.decode not in DECODERS:
-        raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
-    check_keep(settings.keep)
-    check_latency(settings.latency)
-
-
-def parse_slice(text: str) -> tuple[int, int]:
-    """``i/n`` as two numbers, 1 <= i <= n.
-
-    Raises:
-        ConfigError: the text is nothing of the kind.
-    """
-    index, _, count = text.partition("/")
-    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
-        return int(index), int(count)
-    raise ConfigError(f"slice={text}: i/n with i from 1 to n, such as slice=2/8")
-
-
-def check_keep(keep: Any) -> None:
-    """Accept a policy's name, or a mapping of its three switches."""
-    if isinstance(keep, Mapping):
-        for name, value in keep.items():
-            if name not in KEEP_FIELDS:
-                raise ConfigError(f"keep.{name} is unknown: {nearest(str(name), KEEP_FIELDS)}")
-            if not isinstance(value, bool):
-                raise ConfigError(f"keep.{name}={value}: true or false")
-    elif keep not in KEEP_NAMES:
-        raise ConfigError(f"keep={keep}: {nearest(str(keep), KEEP_NAMES)}, or a mapping of switches")

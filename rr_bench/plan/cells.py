@@ -17,8 +17,9 @@ from method.attention import VERSION as EXECUTOR_VERSION
 from method.attention import backend_for
 from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
 from rr_bench.config.errors import ConfigError
+from rr_bench.config.reading import parse_slice
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
-from rr_bench.config.schema import RunSettings, parse_slice
+from rr_bench.config.schema import RunSettings
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import (
