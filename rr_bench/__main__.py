@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
 from rr_bench.run.pattern_search import search
 from rr_bench.run.run import run
+from rr_bench.store.environment import COMMAND
 from rr_bench.store.terminal import print_long, tolerant_output
 
 USAGE_ERROR = 2
@@ -48,6 +51,7 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print_long(help_text())
         return
+    os.environ[COMMAND] = shlex.join(["python", "-m", "rr_bench", *sys.argv[1:]])
     try:
         sys.argv[1:] = prepare(sys.argv[1:])
     except ConfigError as error:

@@ -34,6 +34,9 @@ def test_a_run_scores_stores_and_reports(make, capsys):
     sample = cells_of(settings.out)[0].samples[0]
     assert 1024 < sample.input_tokens <= sample.budget
     assert sample.prefill_s > 0 and len(sample.density_by_layer) == 2
+    for cell in cells_of(settings.out):
+        kept = 600 if cell.info.dense else 0
+        assert {len(one.prompt_head + one.prompt_tail) for one in cell.samples} == {kept}
     env = json.loads(next(Path(settings.out).glob("cells/*/env.json")).read_text())
     assert env["decode"] == "generate (no GPU)"
     out = capsys.readouterr().out

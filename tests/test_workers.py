@@ -5,12 +5,14 @@ Tests with whole runs start processes that import torch, which is what takes the
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -139,6 +141,10 @@ def test_sigterm_ends_all_workers(small, smallest):
     assert process.returncode == INTERRUPTED and b"interrupted" in out
     assert b"Traceback" not in error
     wait_until(lambda: not alive(process.pid))
+    for file in Path(settings.out).glob("cells/*/env.json"):
+        said = json.loads(file.read_text())["command"]
+        assert said.startswith("python -m rr_bench model=…/") and "workers=2" in said
+        assert str(Path(settings.out).parent) not in said
     stored = sum(lines(settings).values())
     assert 0 < stored < 80
     settings.samples = stored + 1

@@ -36,7 +36,7 @@ from rr_bench.plan.model_facts import check_length, max_positions
 from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.environment import environment
-from rr_bench.store.records import SampleRecord
+from rr_bench.store.records import SampleRecord, prompt_parts
 
 UNLIMITED = 2**31
 WAKE_UP = 1024
@@ -166,6 +166,8 @@ class Session:
             "removed_tokens": int(doc["removed_tokens"]),
             "golds": json.loads(doc["golds"]),
         }
+        if cell.method.dense:
+            known |= prompt_parts(doc["prompt"])
         try:
             record = SampleRecord(**{**known, **self._score(task, doc_id, doc)})
         except Exception as error:

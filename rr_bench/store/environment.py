@@ -13,6 +13,7 @@ from typing import Any
 
 from rr_bench import ROOT
 from rr_bench.store.fingerprint import sources_hash
+from rr_bench.store.redact import redact
 
 UNKNOWN = "unknown"
 
@@ -27,6 +28,9 @@ PACKAGES = (
     "hydra-core",
     "flash-attn",
 )
+
+COMMAND = "RR_BENCH_COMMAND"
+"""Variable that holds the run's command line, for worker processes too."""
 
 _CODE = ("method", "rr_bench", "conf", "tasks", "pyproject.toml")
 _GPU_STATE = {
@@ -50,7 +54,8 @@ def environment(device: str | Mapping[str, Any] | None = None) -> dict[str, Any]
     Returns:
         device (name), capability, driver, gpu_state (clocks, power, temperature now), cpu, cores,
         memory_gib, os, python, versions, sources (a hash of the project's own files), commit, dirty,
-        time (UTC, ISO 8601). No host name.
+        time (UTC, ISO 8601), and the command where a run was started by one, its absolute paths
+        shortened. No host name.
     """
     given = dict(device) if isinstance(device, Mapping) else {}
     kind = given.get("type") if given else device
@@ -70,6 +75,8 @@ def environment(device: str | Mapping[str, Any] | None = None) -> dict[str, Any]
         **git_state(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if command := os.environ.get(COMMAND):
+        found["command"] = redact(command)
     renamed = {"name": "device"}
     found |= {renamed.get(key, key): value for key, value in given.items() if key != "type"}
     return found

@@ -19,6 +19,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 SCHEMA = 2
 
+PROMPT_PART = 300
+"""Characters kept of a prompt's start and of its end, for people who look at a sample."""
+
 Record = TypeVar("Record", "SampleRecord", "CellInfo")
 
 
@@ -43,6 +46,9 @@ class SampleRecord:
         questions: graded questions behind ``score`` (64 in one ``recall_prefill`` prompt).
         output: what the model wrote.
         golds: accepted answers.
+        prompt_head: start of the prompt's text, of the dense baseline's samples only: the others got
+            the same prompt. Empty in records that are older than this field ...
+        prompt_tail: ... and its end, where the two do not overlap.
         density: share of the causal triangle computed in prefill, 0..1, mean over layers.
         density_by_layer: the same for each layer, mean over heads.
         kernels: attention kernels that ran in prefill.
@@ -65,6 +71,8 @@ class SampleRecord:
     questions: int = 1
     output: str = ""
     golds: list[Any]
+    prompt_head: str = ""
+    prompt_tail: str = ""
     density: float | None = None
     density_by_layer: list[float] | None = None
     kernels: list[str]
@@ -130,6 +138,12 @@ class CellInfo:
     def source(self) -> str:
         """Where the rows come from, ``generated`` or ``helmet``."""
         return str(self.settings["data"].get("source", "generated"))
+
+
+def prompt_parts(prompt: str) -> dict[str, str]:
+    """Start and end of a prompt as records keep them; a short one is all start."""
+    end = max(PROMPT_PART, len(prompt) - PROMPT_PART)
+    return {"prompt_head": prompt[:PROMPT_PART], "prompt_tail": prompt[end:]}
 
 
 def to_json(record: SampleRecord | CellInfo, *, indent: int | None = None) -> str:
