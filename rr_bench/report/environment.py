@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ MACHINE = ("device", "driver", "cpu", "os", "python", "versions", "commit")
 
 PROVENANCE = ("device", "python", "versions", "commit", "sources")
 """Parts that can explain why rows of one table differ though their keys say that they should not."""
+
+_SLICE = re.compile(r" slice=\d+/(\d+)")
 
 
 def sessions(env: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -28,13 +31,24 @@ def environment_lines(
     records: Iterable[Mapping[str, Any]], names: Sequence[str] = MACHINE
 ) -> list[str]:
     """Markdown list items, every distinct value named; a blank line first if there are any."""
-    every = [session for env in records for session in sessions(env)]
-    lines = []
-    for name in names:
-        values = dict.fromkeys(_text(name, env) for env in every if name in env)
-        if values:
-            lines.append(f"- {name}: {'; '.join(values)}")
+    found = environment_values(records, names)
+    lines = [f"- {name}: {'; '.join(values)}" for name, values in found.items()]
     return lines and ["", *lines]
+
+
+def environment_values(
+    records: Iterable[Mapping[str, Any]], names: Sequence[str] = MACHINE
+) -> dict[str, list[str]]:
+    """Every distinct value of the parts that the records of all sessions have."""
+    every = [session for env in records for session in sessions(env)]
+    found = {name: list(dict.fromkeys(_text(name, env) for env in every if name in env)) for name in names}
+    return {name: values for name, values in found.items() if values}
+
+
+def commands(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Command lines that the cells were run by; those of the slices of one run are one."""
+    found = environment_values(records, ["command"]).get("command", [])
+    return list(dict.fromkeys(_SLICE.sub(r" slice=<i>/\1", command) for command in found))
 
 
 def provenance(cells: Sequence[StoredCell]) -> list[str]:

@@ -1,0 +1,186 @@
+"""The samples behind a page's rows as plain data: prompt, output, gold, density, and where the output
+leaves that of dense attention.
+
+A page stays small however many samples a store has: texts are cut, what samples share stands once, and
+past a number of bytes the others are only linked. Of every cell those come first that say most: failed
+ones, then those that lost most of the dense score.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from rr_bench.report.recovery import Baselines, ReportError
+from rr_bench.store.cells import SHORT, folder_name
+from rr_bench.store.reading import FROZEN_SAMPLES, StoredCell
+from rr_bench.store.records import SampleRecord
+
+ROOM = 2_500_000
+"""Bytes of samples in one page."""
+
+OUTPUT, GOLD, AROUND = 600, 300, 80
+"""Characters kept of an output, of the gold answers, and on each side of a difference beyond the cut."""
+
+
+@dataclass
+class SampleData:
+    """What the page's script reads, see :meth:`plain`.
+
+    Attributes:
+        prompts: per prompt ``task``, ``length``, ``uid``, ``tokens``, ``gold`` and, where the store has
+            them, ``head`` and ``tail``.
+        answers: outputs of dense attention that others are compared with: ``o`` and ``s``.
+        cells: per cell its short key: ``label``, ``n``, ``link`` to all its samples, and ``samples``:
+            ``p``, ``a`` (places in the two lists), ``s`` (score), ``d`` (density, percent), ``o``,
+            ``at`` (first difference), ``w`` (both outputs around it, where ``o`` is cut before), ``e``.
+        room: bytes that are left.
+    """
+
+    prompts: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    room: int = ROOM
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The data as JSON values."""
+        return {"prompts": self.prompts, "answers": self.answers, "cells": self.cells}
+
+
+def sample_data(cells: Sequence[StoredCell], frozen: bool, room: int = ROOM) -> SampleData:
+    """Samples of all cells, as many of each as the room holds.
+
+    Args:
+        cells: cells in the order of the page.
+        frozen: whether they come from a frozen store, whose samples lie in one file.
+        room: bytes that the samples may take.
+    """
+    data = SampleData(room=room)
+    baselines = Baselines(cells)
+    picked = []
+    for cell in cells:
+        dense = _dense(cell, baselines)
+        short = cell.info.key[:SHORT]
+        place = FROZEN_SAMPLES if frozen else f"cells/{folder_name(cell.info.label, cell.info.key)}"
+        data.cells[short] = {
+            "label": cell.info.label,
+            "n": len(cell.samples),
+            "link": place if frozen else f"{place}/samples.jsonl",
+            "samples": [],
+        }
+        picked.append(_telling(cell, dense))
+    _fill(data, list(data.cells), picked)
+    return data
+
+
+def difference(output: str, dense: str) -> int | None:
+    """Place of the first character that differs, ``None`` if none does."""
+    if output == dense:
+        return None
+    return len(os.path.commonprefix([output, dense]))
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most ``most`` characters, and what was left out of it."""
+    return text if len(text) <= most else f"{text[:most]} … {len(text) - most} characters more"
+
+
+Pair = tuple[SampleRecord, SampleRecord | None]
+
+
+def _dense(cell: StoredCell, baselines: Baselines) -> dict[str, SampleRecord]:
+    """Samples of the dense cell by uid; empty if there is none that may be compared."""
+    if cell.info.dense:
+        return {}
+    try:
+        return {sample.uid: sample for sample in baselines.of(cell).samples}
+    except ReportError:
+        return {}
+
+
+def _telling(cell: StoredCell, dense: dict[str, SampleRecord]) -> list[Pair]:
+    """A cell's samples beside the dense ones, the most telling first."""
+    pairs: list[Pair] = []
+    for sample in cell.samples:
+        other = dense.get(sample.uid)
+        same = other is not None and other.prompt_sha == sample.prompt_sha
+        pairs.append((sample, other if same else None))
+    return sorted(pairs, key=_told)
+
+
+def _told(pair: Pair) -> tuple[bool, float]:
+    sample, dense = pair
+    if sample.score is None:
+        return False, 0.0
+    lost = 0.0 if dense is None or dense.score is None else dense.score - sample.score
+    return True, -lost
+
+
+def _fill(data: SampleData, names: Sequence[str], picked: Sequence[list[Pair]]) -> None:
+    """One sample of every cell in turn until the room is used up."""
+    prompts: dict[str, int] = {}
+    answers: dict[str, int] = {}
+    for name, (sample, dense) in _in_turn(names, picked):
+        known = dense or sample
+        entry = _sample(sample, dense)
+        entry["p"] = _place(data, data.prompts, prompts, _prompt(known))
+        if dense is not None:
+            answer = {"o": cut(dense.output, OUTPUT), "s": dense.score}
+            entry["a"] = _place(data, data.answers, answers, answer)
+        data.room -= _size(entry)
+        if data.room < 0:
+            return
+        data.cells[name]["samples"].append(entry)
+
+
+def _in_turn(names: Sequence[str], picked: Sequence[list[Pair]]) -> Iterator[tuple[str, Pair]]:
+    for layer in zip_longest(*picked):
+        yield from ((name, pair) for name, pair in zip(names, layer, strict=True) if pair is not None)
+
+
+def _place(data: SampleData, items: list[Any], places: dict[str, int], item: dict[str, Any]) -> int:
+    """Place of an item in a list, which it is added to if it is new."""
+    text = json.dumps(item, sort_keys=True)
+    if text not in places:
+        places[text] = len(items)
+        items.append(item)
+        data.room -= len(text)
+    return places[text]
+
+
+def _size(entry: dict[str, Any]) -> int:
+    return len(json.dumps(entry, separators=(",", ":")))
+
+
+def _prompt(sample: SampleRecord) -> dict[str, Any]:
+    golds = " | ".join(str(gold) for gold in sample.golds)
+    found = {
+        "task": sample.task,
+        "length": sample.length,
+        "uid": sample.uid,
+        "tokens": sample.input_tokens,
+        "gold": cut(golds, GOLD),
+    }
+    parts = {"head": sample.prompt_head, "tail": sample.prompt_tail}
+    return found | {name: text for name, text in parts.items() if text}
+
+
+def _sample(sample: SampleRecord, dense: SampleRecord | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"s": sample.score, "o": cut(sample.output, OUTPUT)}
+    if sample.density is not None:
+        found["d"] = round(100 * sample.density, 1)
+    if sample.questions > 1:
+        found["q"] = sample.questions
+    if sample.error is not None:
+        found["e"] = cut(sample.error, GOLD)
+    elif dense is not None and (at := difference(sample.output, dense.output)) is not None:
+        found["at"] = at
+        if at >= OUTPUT:
+            around = slice(at - AROUND, at + AROUND)
+            found["w"] = [sample.output[around], dense.output[around]]
+    return found
