@@ -14,6 +14,7 @@ setup(
     package_data={
         "method": ["patterns/*.json"],
         "rr_bench.probe": ["model/*"],
+        "rr_bench.report.page": ["*.j2", "*.css", "*.js"],
         "rr_bench.conf": ["**/*.yaml"],
         "rr_bench.task_files": ["**/*.yaml"],
         "rr_bench.paper": ["*.csv"],

@@ -93,3 +93,30 @@ def poisoned() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(before)
     torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def wandb_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real package, without the settings of whoever runs the tests."""
+    wandb = pytest.importorskip("wandb")
+    for name in ("CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "own" / name))
+    monkeypatch.setenv("NETRC", str(tmp_path / "own" / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
+    wandb.teardown()
+
+
+@pytest.fixture
+def wandb_store(tmp_path: Path) -> Path:
+    """A store of two methods at two lengths that asked for an offline run."""
+    from rr_bench.store.wandb_note import ask_for_wandb
+    from tests.fabricate import FULL, RR, write_cell
+
+    out = tmp_path / "store"
+    for length in (4096, 8192):
+        write_cell(out, FULL, [1.0, 0.5], length=length)
+        write_cell(out, RR, [1.0, 0.25], length=length, density=0.4)
+    ask_for_wandb(out, "offline", "tests", {"samples": 2})
+    return out

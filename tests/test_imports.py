@@ -30,7 +30,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "rr_bench.report": (
         ("rr_bench", "rr_bench.store", "rr_bench.tasks"),
-        ("numpy", "pandas", "matplotlib", "tabulate"),
+        (
+            *("numpy", "pandas", "matplotlib", "tabulate", "jinja2", "markupsafe"),
+            *("wandb", "wandb_workspaces"),
+        ),
     ),
     "rr_bench.config": (
         ("method", "rr_bench", "rr_bench.store", "rr_bench.tasks"),
@@ -61,7 +64,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             *("method", "rr_bench", "rr_bench.config", "rr_bench.model", "rr_bench.plan"),
             *("rr_bench.report", "rr_bench.store", "rr_bench.tasks"),
         ),
-        ("torch", "transformers", "datasets", "lm_eval", "hydra", "tqdm", "wandb"),
+        ("torch", "transformers", "datasets", "lm_eval", "hydra", "tqdm"),
     ),
     "rr_bench.latency": (
         (

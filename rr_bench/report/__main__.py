@@ -1,8 +1,9 @@
-"""Rebuild tables and figures of stores and latency runs, freeze a store, or thaw a frozen one.
+"""Rebuild tables, figures and pages of stores and latency runs, freeze a store, or thaw a frozen one.
 
-``python -m rr_bench.report <out> ...``
+``python -m rr_bench.report [--wandb] <out> ...``
 ``python -m rr_bench.report freeze <run> <folder>``
 ``python -m rr_bench.report thaw <folder> <run>``
+``python -m rr_bench.report wandb-review <run>``
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 from rr_bench.report import write_report
+from rr_bench.report.wandb_log import WandbError, log_report
+from rr_bench.report.wandb_review import write_review
 from rr_bench.store.freeze import freeze, thaw
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.terminal import print_long, tolerant_output
@@ -21,18 +24,23 @@ def main() -> int:
     """Print verdict, table and files; status 1 if a cell or a comparison had to be left out."""
     tolerant_output()
     arguments = sys.argv[1:]
-    if arguments[:1] == ["freeze"] and not Path("freeze").is_dir():
-        return _freeze(arguments[1:])
-    if arguments[:1] == ["thaw"] and not Path("thaw").is_dir():
-        return _thaw(arguments[1:])
+    commands = {"freeze": _freeze, "thaw": _thaw, "wandb-review": _review}
+    if arguments and arguments[0] in commands and not Path(arguments[0]).is_dir():
+        return commands[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m rr_bench.report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", nargs="+", help="folder of a store or of a latency run: a run's out=")
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="log to Weights & Biases what was run with wandb=offline or online and is not logged yet",
+    )
+    given = parser.parse_args()
     # No short-circuit: every folder is reported.
-    return max([_report(out) for out in parser.parse_args().out])
+    return max([_report(out, given.wandb) for out in given.out])
 
 
 def _freeze(arguments: list[str]) -> int:
@@ -67,7 +75,22 @@ def _thaw(arguments: list[str]) -> int:
     return 0
 
 
-def _report(out: str) -> int:
+def _review(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m rr_bench.report wandb-review",
+        description="Write the spec of a W&B report on a logged store; of an online run, save it too.",
+    )
+    parser.add_argument("run", help="folder of the store: a run's out=")
+    try:
+        path, address = write_review(parser.parse_args(arguments).run)
+    except (StoreError, WandbError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {path}" + (f"\nsaved {address}" if address else ""))
+    return 0
+
+
+def _report(out: str, wandb: bool = False) -> int:
     try:
         report = write_report(out)
     except (StoreError, OSError) as error:
@@ -78,6 +101,14 @@ def _report(out: str) -> int:
     if report.table:
         print_long(report.table + "\n")
     print_long("\n".join(f"wrote {line}" for line in report.written))
+    if not wandb:
+        return int(bool(report.problems))
+    try:
+        logged = log_report(out, report)
+    except (StoreError, WandbError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(logged or f"{out}: no run of it asked for wandb")
     return int(bool(report.problems))
 
 

@@ -41,7 +41,9 @@ def environment_values(
 ) -> dict[str, list[str]]:
     """Every distinct value of the parts that the records of all sessions have."""
     every = [session for env in records for session in sessions(env)]
-    found = {name: list(dict.fromkeys(_text(name, env) for env in every if name in env)) for name in names}
+    found = {
+        name: list(dict.fromkeys(_text(name, env) for env in every if name in env)) for name in names
+    }
     return {name: values for name, values in found.items() if values}
 
 

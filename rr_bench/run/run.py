@@ -6,6 +6,7 @@ was stored before stays. A second run starts from what the store holds.
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,16 +15,18 @@ from rr_bench.config.schema import RunSettings
 from rr_bench.plan.cells import Plan, make_plan
 from rr_bench.plan.cost import cost_line, wanted_rows
 from rr_bench.plan.model_facts import CheckpointError
-from rr_bench.report import write_report
+from rr_bench.report import Report, write_report
+from rr_bench.report.wandb_log import WandbError, check_wandb, log_report
 from rr_bench.run.agenda import Work
 from rr_bench.run.console import Console
-from rr_bench.run.wandb_log import check_wandb, log_report
 from rr_bench.run.work import run_here
 from rr_bench.run.workers import run_workers
 from rr_bench.store.cells import Store, cell_key
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.reading import is_store
 from rr_bench.store.records import RecordError
+from rr_bench.store.redact import redacted
+from rr_bench.store.wandb_note import ask_for_wandb
 
 FAILED = 1
 INTERRUPTED = 130
@@ -37,11 +40,13 @@ def run(settings: RunSettings) -> int:
     """
     console = Console()
     try:
-        check_wandb(settings)
+        # A slice logs nothing itself, so its node needs no network.
+        check_wandb(settings.wandb.mode, ask=settings.slice is None)
         plan = make_plan(settings)
         if not settings.dry_run:
             check_out(settings.out)
-    except (CheckpointError, ConfigError, OSError) as error:
+            _note_wandb(settings)
+    except (CheckpointError, ConfigError, StoreError, WandbError, OSError) as error:
         console.error("plan", error)
         return FAILED
     for problem in plan.problems:
@@ -129,6 +134,23 @@ def _report(settings: RunSettings, plan: Plan, console: Console) -> None:
         console.problem(problem)
     written = "\n".join(f"  {line}" for line in report.written)
     console.say(f"\n{report.table}\n\nwritten:\n{written}")
-    logged = log_report(settings, report)
+    if settings.wandb.mode != "disabled":
+        _log(settings.out, report, console)
+
+
+def _note_wandb(settings: RunSettings) -> None:
+    """Note that the store is to be logged: who reports on all slices of a run finds it there."""
+    if settings.wandb.mode != "disabled":
+        config = redacted(asdict(replace(settings, slice=None)))
+        ask_for_wandb(settings.out, settings.wandb.mode, settings.wandb.project, config)
+
+
+def _log(out: str, report: Report, console: Console) -> None:
+    """Log the whole store; what goes wrong there is one line and costs no result."""
+    try:
+        logged = log_report(out, report)
+    except (WandbError, StoreError) as error:
+        console.error("wandb", error)
+        return
     if logged is not None:
-        console.say(f"logged to wandb: {logged}")
+        console.say(logged)

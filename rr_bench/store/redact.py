@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from rr_bench import ROOT
 
@@ -21,6 +22,17 @@ def stored_path(path: Path) -> str:
     if absolute.is_relative_to(ROOT):
         return absolute.relative_to(ROOT).as_posix()
     return absolute.name
+
+
+def redacted(value: Any) -> Any:
+    """Settings with every path in them as records name it."""
+    if isinstance(value, dict):
+        return {name: redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [redacted(item) for item in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
+        return stored_path(Path(value))
+    return value
 
 
 def redact(text: str) -> str:

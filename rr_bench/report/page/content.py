@@ -50,7 +50,9 @@ class PageTable:
     def left(self) -> list[bool]:
         """Which columns hold words, not numbers."""
         texts = zip(*(row.texts for row in self.rows), strict=True)
-        return [not all(_NUMBER.match(text) or text == UNDEFINED for text in column) for column in texts]
+        return [
+            not all(_NUMBER.match(text) or text == UNDEFINED for text in column) for column in texts
+        ]
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,7 @@ def script_json(value: Any) -> Markup:
 def terms(definitions: str) -> list[Markup]:
     """A Markdown list of definitions as HTML: its bold words and nothing else."""
     items = [" ".join(item.split()) for item in re.split(r"^- ", definitions, flags=re.MULTILINE)]
-    return [
-        Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(item)))) for item in items if item
-    ]
+    return [Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(item)))) for item in items if item]
 
 
 def subtitle(summary: Summary, folder: Path) -> str:

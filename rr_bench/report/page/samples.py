@@ -9,7 +9,6 @@ ones, then those that lost most of the dense score.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -24,7 +23,7 @@ ROOM = 2_500_000
 """Bytes of samples in one page."""
 
 OUTPUT, GOLD, AROUND = 600, 300, 80
-"""Characters kept of an output, of the gold answers, and on each side of a difference beyond the cut."""
+"""Characters kept of an output, of the gold answers; on each side of a difference behind the cut."""
 
 
 @dataclass
@@ -82,7 +81,8 @@ def difference(output: str, dense: str) -> int | None:
     """Place of the first character that differs, ``None`` if none does."""
     if output == dense:
         return None
-    return len(os.path.commonprefix([output, dense]))
+    both = enumerate(zip(output, dense, strict=False))
+    return next((at for at, (a, b) in both if a != b), min(len(output), len(dense)))
 
 
 def cut(text: str, most: int) -> str:
