@@ -74,7 +74,7 @@ def test_only_dense_cells_still_report(tmp_path: Path) -> None:
     write_cell(tmp_path, FULL, [1.0, 0.0])
     report = write_report(tmp_path)
     assert report.problems == [] and row(tmp_path, "full")["score"] == 50
-    assert {path.stem for path in report.paths} == {"summary", "score_by_length"}
+    assert {path.stem for path in report.paths} == {"summary", "report", "score_by_length"}
 
 
 def test_missing_cell_is_shown(tmp_path: Path) -> None:

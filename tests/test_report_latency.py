@@ -43,7 +43,7 @@ def test_page_and_figures_of_a_whole_run(tmp_path: Path) -> None:
     write_latency(tmp_path, list(rows()))
     report = write_report(tmp_path)
     assert report.problems == [] and report.frame.empty
-    assert {path.stem for path in report.paths} == {"latency", *STEMS}
+    assert {path.stem for path in report.paths} == {"latency", "report", *STEMS}
     figures = [path for path in report.paths if path.parent.name == "figures"]
     assert all(path.read_bytes()[:4] in (b"\x89PNG", b"%PDF") for path in figures) and len(figures) == 8
     page = (tmp_path / "latency.md").read_text()
@@ -222,7 +222,7 @@ def test_lengths_that_share_a_reason_share_a_line(tmp_path: Path) -> None:
         f"attention {MODEL} mask full dense:fa3 density 100 %, 4K 8K: missing: not installed"
     )
     report = write_report(tmp_path)
-    assert [path.name for path in report.paths] == ["latency.md"]  # nothing to draw
+    assert [path.name for path in report.paths] == ["latency.md", "report.html"]  # nothing to draw
 
 
 def test_the_strongest_dense_is_the_fastest_measured_at_each_length(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables and figures from stored results alone; needs no torch.
+"""Tables, figures and a page from stored results alone; needs no torch.
 
 ``python -m rr_bench.report <out>`` rebuilds everything.
 """
@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from rr_bench.report import latency_page
-from rr_bench.report.figures import write_figures
+from rr_bench.report.drawing import Album
+from rr_bench.report.figures import draw_figures
 from rr_bench.report.helmet import write_helmet
 from rr_bench.report.latency import read_latency
-from rr_bench.report.latency_figures import write_latency_figures
+from rr_bench.report.latency_figures import draw_latency_figures
+from rr_bench.report.latency_page import to_markdown as to_latency_markdown
+from rr_bench.report.latency_page import to_text as to_latency_text
+from rr_bench.report.page import write_page
+from rr_bench.report.page.content import Page, joined, summary_page, with_figures
+from rr_bench.report.page.latency import latency_page
 from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.store.jsonl import StoreError
@@ -48,7 +54,8 @@ class Report(NamedTuple):
 
 
 def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report:
-    """Write tables and ``figures/`` under ``out``: of its cells, of its ``latency.csv``, or of both.
+    """Write tables, ``figures/`` and ``report.html`` under ``out``: of its cells, of its
+    ``latency.csv``, or of both.
 
     Args:
         out: folder of a store or of a latency experiment, and of the report.
@@ -58,37 +65,51 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
         StoreError: there is neither a store nor a ``latency.csv`` at ``out``.
     """
     folder = Path(out)
-    latency = _latency_report(folder)
-    if latency is not None and not is_store(folder):
-        return latency
+    timed = (folder / "latency.csv").is_file()
+    album = Album(folder / "figures")
+    parts = [] if timed and not is_store(folder) else [_store_part(folder, keys, album)]
+    parts += [_latency_part(folder, album)] if timed else []
+    pages = [part.page for part in parts if part.page is not None]
+    paths = [path for part in parts for path in part.paths]
+    if pages:
+        paths.append(write_page(with_figures(reduce(joined, pages), album.pictures.items()), folder))
+    texts = [part.text for part in parts if part.text]
+    problems = [problem for part in parts for problem in part.problems]
+    return Report([*paths, *album.paths], "\n\n".join(texts), problems, parts[0].frame)
+
+
+class _Part(NamedTuple):
+    """One half of a report: its tables' files, what a terminal shows, its problems, rows and page."""
+
+    paths: list[Path]
+    text: str
+    problems: list[str]
+    frame: pd.DataFrame
+    page: Page | None
+
+
+def _store_part(folder: Path, keys: Collection[str] | None, album: Album) -> _Part:
     cells, unreadable = read_store(folder)
     summary = summarise(cells, unreadable)
     paths = [folder / "summary.csv", folder / "summary.md"]
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
-    paths += write_figures(summary.frame, folder / "figures")
-    helmet = write_helmet(summary.cells, folder)
-    notes = notes_text([*summary.notes, *helmet.notes])
-    tables, problems = [notes, to_text(summary, keys), helmet.text], list(summary.problems)
-    paths += helmet.paths
-    if latency is not None:
-        paths += latency.paths
-        tables.append(latency.table)
-        problems += latency.problems
+    draw_figures(summary.frame, album)
+    helmet = write_helmet(summary.cells, folder, album)
+    texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
+    page = summary_page(summary, folder, helmet.table, helmet.notes)
     frame = select(summary.frame, keys)
-    return Report(paths, "\n\n".join(filter(None, tables)), problems, frame)
+    text = "\n\n".join(filter(None, texts))
+    return _Part([*paths, *helmet.paths], text, list(summary.problems), frame, page)
 
 
-def _latency_report(folder: Path) -> Report | None:
-    """``latency.md`` and the figures of a ``latency.csv``, if there is one; no rows of a summary."""
-    if not (folder / "latency.csv").is_file():
-        return None
+def _latency_part(folder: Path, album: Album) -> _Part:
     nothing = pd.DataFrame(columns=list(COLUMNS))
     try:
         latency = read_latency(folder)
     except StoreError as error:
-        return Report([], "", [str(error)], nothing)
-    page = folder / "latency.md"
-    page.write_text(latency_page.to_markdown(latency), encoding="utf-8")
-    paths = [page, *write_latency_figures(latency, folder / "figures")]
-    return Report(paths, latency_page.to_text(latency), [], nothing)
+        return _Part([], "", [str(error)], nothing, None)
+    path = folder / "latency.md"
+    path.write_text(to_latency_markdown(latency), encoding="utf-8")
+    draw_latency_figures(latency, album)
+    return _Part([path], to_latency_text(latency), [], nothing, latency_page(latency, folder))

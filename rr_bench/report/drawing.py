@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rr_bench.report.style import WIDTH, length_label
+from rr_bench.report.svg import svg_text
 
 ONE_COLUMN = 26
 """Longest legend label, in characters, of which two fit side by side."""
@@ -73,10 +75,27 @@ def part_suffix(number: int) -> str:
     return f"-{number + 1}" if number else ""
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write PNG and PDF without dates, so that equal results give equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(stem.name + ending) for ending in (".png", ".pdf")]
-    for path, stamp in zip(paths, ("Software", "CreationDate"), strict=True):
-        figure.savefig(path, metadata={stamp: None})
-    return paths
+class Album:
+    """Takes figures as they are drawn: writes PNG and PDF, keeps SVG for a page.
+
+    Args:
+        folder: where the files go; made for the first figure.
+
+    Attributes:
+        paths: the files written so far.
+        pictures: the figures' names and SVG.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths: list[Path] = []
+        self.pictures: dict[str, Markup] = {}
+
+    def add(self, figure: Figure, name: str) -> None:
+        """Write a figure without dates, so that equal results give equal files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for ending, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
+            path = self.folder / (name + ending)
+            figure.savefig(path, metadata={stamp: None})
+            self.paths.append(path)
+        self.pictures[name] = svg_text(figure, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,15 +16,15 @@ from matplotlib.lines import Line2D
 
 from rr_bench.report.drawing import (
     LEGEND_LINE,
+    Album,
     interval_line,
     legend_columns,
     length_axis,
     new_figure,
     part_suffix,
-    save,
 )
 from rr_bench.report.load import natural
-from rr_bench.report.pareto import write_pareto
+from rr_bench.report.pareto import draw_pareto
 from rr_bench.report.series import control_bases, control_lines, main_lines
 from rr_bench.report.style import RC, legend_labels, method_styles
 
@@ -58,20 +57,16 @@ _OTHERS = (
 )
 
 
-def write_figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
+def draw_figures(frame: pd.DataFrame, album: Album) -> None:
     """Draw what the summary allows, one set of figures for every model and setup.
 
     Args:
-        frame: the summary's rows; a row without a value for a figure is not in that figure.
-        folder: where the files go; made if needed.
-
-    Returns:
-        The files written, a PNG and a PDF each. Without sparse cells: the scores by length alone.
+        frame: the summary's rows; a row without a value for a figure is not in that figure. Without
+            sparse cells: the scores by length alone.
+        album: takes the figures.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     frame = frame.assign(dense=frame["dense"].astype(bool))
     setups = list(frame.groupby("setup", sort=True))
-    written: list[Path] = []
     with matplotlib.rc_context(RC):
         for name, rows in setups:
             suffix = f"-{_file_name(str(name))}" if len(setups) > 1 else ""
@@ -81,10 +76,8 @@ def write_figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
                 if plot is _CONTROLS:
                     shown = shown[shown["task"].isin(_tasks_of(shown, control_bases(names)))]
                 if not shown.empty:
-                    stem = folder / f"{plot.stem}{part_suffix(number)}{suffix}"
-                    written += save(_figure(plot, shown), stem)
-            written += write_pareto(rows[~rows["dense"]], folder, suffix)
-    return written
+                    album.add(_figure(plot, shown), f"{plot.stem}{part_suffix(number)}{suffix}")
+            draw_pareto(rows[~rows["dense"]], album, suffix)
 
 
 def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, int, list[str]]]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from rr_bench.report.categories import (
     applies,
     category_frame,
@@ -14,7 +16,8 @@ from rr_bench.report.categories import (
     category_text,
     data_notes,
 )
-from rr_bench.report.paper import paper_lines, write_category_figures
+from rr_bench.report.drawing import Album
+from rr_bench.report.paper import draw_category_figures, paper_lines
 from rr_bench.store.reading import StoredCell
 
 LEGEND = """\
@@ -30,22 +33,31 @@ LEGEND = """\
 
 
 class HelmetReport(NamedTuple):
-    """What was written and what a terminal shows; empty if the store holds nothing of HELMET's."""
+    """What was written and what is shown; empty if the store holds nothing of HELMET's.
+
+    Attributes:
+        paths: the tables' files.
+        text: what a terminal shows.
+        notes: what to know of the data.
+        table: the categories as text columns.
+    """
 
     paths: list[Path]
     text: str
     notes: list[str]
+    table: pd.DataFrame
 
 
-def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
+def write_helmet(cells: Sequence[StoredCell], folder: Path, album: Album) -> HelmetReport:
     """Write ``categories.csv``, ``categories.md`` and the figure of a store.
 
     Args:
         cells: its current cells.
         folder: the store.
+        album: takes the figure.
     """
     if not applies(cells):
-        return HelmetReport([], "", [])
+        return HelmetReport([], "", [], pd.DataFrame())
     frame = category_frame(cells)
     table = category_table(frame)
     notes = data_notes(cells) + unplanned(folder)
@@ -58,9 +70,9 @@ def write_helmet(cells: Sequence[StoredCell], folder: Path) -> HelmetReport:
     if notes:
         parts += ["## Data", "", *(f"- {note}" for note in notes), ""]
     paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    paths += write_category_figures(frame, folder / "figures")
+    draw_category_figures(frame, album)
     lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
-    return HelmetReport(paths, "\n".join(lines), notes)
+    return HelmetReport(paths, "\n".join(lines), notes, table)
 
 
 def unplanned(folder: Path) -> list[str]:

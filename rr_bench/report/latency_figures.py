@@ -6,7 +6,6 @@ Each model's shape has its own figures, and nothing but rows that are done is dr
 from __future__ import annotations
 
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -17,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from rr_bench.report.drawing import legend_columns, length_axis, new_figure, save
+from rr_bench.report.drawing import Album, legend_columns, length_axis, new_figure
 from rr_bench.report.latency import (
     LEVELS,
     Latency,
@@ -37,18 +36,14 @@ TOTALS = ("both", "layer", "prefill")
 _SELECTION_HUE, _ATTENTION_HUE, _KERNEL_HUE = "#E69F00", "#56B4E9", "#0072B2"
 
 
-def write_latency_figures(latency: Latency, folder: Path) -> list[Path]:
+def draw_latency_figures(latency: Latency, album: Album) -> None:
     """Draw what the rows allow, the model's name at the end of every file name.
 
     Args:
         latency: rows of one device.
-        folder: where the files go; made if needed.
-
-    Returns:
-        The files written, a PNG and a PDF each.
+        album: takes the figures.
     """
     done = latency.done
-    written: list[Path] = []
     with matplotlib.rc_context(RC | {"lines.markersize": 3}):
         for model in sorted(set(done["model"]) - {""}):
             rows = done[(done["model"] == model) | (done["level"] == "ceiling")]
@@ -61,8 +56,7 @@ def write_latency_figures(latency: Latency, folder: Path) -> list[Path]:
             }
             for stem, figure in drawn.items():
                 if figure is not None:
-                    written += save(figure, folder / f"{stem}-{model}")
-    return written
+                    album.add(figure, f"{stem}-{model}")
 
 
 def time_figure(rows: pd.DataFrame, below: str) -> Figure | None:

@@ -38,10 +38,10 @@ Columns = Mapping[str, Callable[[pd.Series], str]]
 
 def to_markdown(latency: Latency) -> str:
     """The page of a ``latency.csv``: environment, one table per level and model, what is missing."""
-    records = _records(latency.env) or [{"device": latency.device}]
-    parts = ["# Latency", *environment_lines(records, [*MACHINE, "gpu_state"]), ""]
-    for title, rows, columns in _sections(latency):
-        parts += [f"## {title}", "", _table(rows, columns, "github"), ""]
+    parts = ["# Latency", *environment_lines(latency_records(latency), [*MACHINE, "gpu_state"]), ""]
+    for title, table in latency_tables(latency):
+        text = tabulate(table, "keys", "github", showindex=False, disable_numparse=True)
+        parts += [f"## {title}", "", text, ""]
     lines = not_timed(latency.frame)
     if lines:
         parts += ["## Not timed", "", *(f"- {line}" for line in lines), ""]
@@ -49,15 +49,16 @@ def to_markdown(latency: Latency) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _records(env: Mapping[str, Any]) -> list[dict[str, Any]]:
+def latency_records(latency: Latency) -> list[dict[str, Any]]:
     """What to name of the environment: every session, but the commits of the rows that there are."""
+    env = latency.env or {"device": latency.device}
     code = [
         {"commit": group["commit"], "dirty": group["dirty"]}
         for group in env.get("groups", {}).values()
         if "commit" in group
     ]
     if not code:
-        return [dict(env)] if env else []
+        return [dict(env)]
     machine = [name for name in env if name not in ("commit", "dirty")]
     return [{name: session[name] for name in machine} for session in sessions(env)] + code
 
@@ -115,6 +116,12 @@ def not_timed(frame: pd.DataFrame) -> list[str]:
     ]
 
 
+def latency_tables(latency: Latency) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Title and text columns of the table of every level and model."""
+    for title, rows, columns in _sections(latency):
+        yield title, _table(rows, columns)
+
+
 def _sections(latency: Latency) -> Iterator[tuple[str, pd.DataFrame, Columns]]:
     """Title, rows and columns of every table; the kernel on set masks has one of its own."""
     done = latency.done
@@ -145,7 +152,7 @@ def _groups(frame: pd.DataFrame, names: list[str]) -> Iterator[tuple[tuple[Any, 
     yield from sorted(frame.groupby(names, dropna=False), key=rank)
 
 
-def _table(rows: pd.DataFrame, columns: Columns, style: str) -> str:
+def _table(rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     """Rows by inputs, method, back end, density (falling) and length; a column without values goes."""
     rows = rows.sort_values(
         ["inputs", "method", "backend", "density", "length"],
@@ -154,14 +161,7 @@ def _table(rows: pd.DataFrame, columns: Columns, style: str) -> str:
     text = pd.DataFrame(
         {name: [show(row) for _, row in rows.iterrows()] for name, show in columns.items()}
     )
-    empty = [name for name in text if (text[name] == "–").all()]
-    return tabulate(
-        text.drop(columns=empty),
-        headers="keys",
-        tablefmt=style,
-        showindex=False,
-        disable_numparse=True,
-    )
+    return text.drop(columns=[name for name in text if (text[name] == "–").all()])
 
 
 def _cell(row: Mapping[Any, Any]) -> str:

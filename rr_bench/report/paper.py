@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rr_bench import PAPER
-from rr_bench.report.drawing import new_figure, save
+from rr_bench.report.drawing import Album, new_figure
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, WIDTH, length_label, method_styles
 from rr_bench.tasks.helmet_table import RR_COLUMNS
@@ -49,27 +49,21 @@ def paper_lines(frame: pd.DataFrame, folder: Path = PAPER) -> list[str]:
     return lines
 
 
-def write_category_figures(frame: pd.DataFrame, figures: Path, paper: Path = PAPER) -> list[Path]:
+def draw_category_figures(frame: pd.DataFrame, album: Album, paper: Path = PAPER) -> None:
     """One figure per model: the six columns and their average by length, published values in grey.
 
     Args:
         frame: from :func:`rr_bench.report.categories.category_frame`.
-        figures: where the files go; made if needed.
+        album: takes the figures: one per model with at least one complete column, no other.
         paper: folder of the published figures.
-
-    Returns:
-        A PNG and a PDF per model with at least one complete column; nothing else is drawn.
     """
-    figures.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
     shown = frame[frame["value"].notna() & (frame["length"] > 0)]
     models = sorted(shown["model"].unique())
     with matplotlib.rc_context(RC):
         for model in models:
             suffix = f"-{model}" if len(models) > 1 else ""
             figure = _figure(shown[shown["model"] == model], published_categories(model, paper))
-            written += save(figure, figures / f"helmet_categories{suffix}")
-    return written
+            album.add(figure, f"helmet_categories{suffix}")
 
 
 def _figure(own: pd.DataFrame, published: pd.DataFrame) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,11 +10,11 @@ from matplotlib.lines import Line2D
 
 from rr_bench.report.drawing import (
     LEGEND_LINE,
+    Album,
     interval_line,
     legend_columns,
     new_figure,
     part_suffix,
-    save,
 )
 from rr_bench.report.load import natural
 from rr_bench.report.series import density_lines
@@ -24,27 +23,22 @@ from rr_bench.report.style import RC, legend_labels, length_label, method_styles
 _HEIGHT = 1.9
 
 
-def write_pareto(rows: pd.DataFrame, folder: Path, suffix: str) -> list[Path]:
+def draw_pareto(rows: pd.DataFrame, album: Album, suffix: str) -> None:
     """Draw ``recovery_by_density-<task>`` of every task, with the intervals of the table.
 
     Args:
         rows: sparse rows of one model and setup, with their ``series`` and ``line``.
-        folder: where the files go.
-        suffix: end of the file names.
-
-    Returns:
-        The files written, a PNG and a PDF each.
+        album: takes the figures.
+        suffix: end of their names.
     """
-    written: list[Path] = []
     rows = rows[rows["recovery"].notna()]
     for task in sorted(rows["task"].unique()):
         one = rows[rows["task"] == task]
         found = dict(zip(one["series"], one["line"], strict=True))
         lines = {series: found[series] for series in sorted(found, key=natural)}
         for number, names in enumerate(density_lines(lines)):
-            stem = folder / f"recovery_by_density-{task}{part_suffix(number)}{suffix}"
-            written += save(_figure(one[one["series"].isin(names)], str(task)), stem)
-    return written
+            name = f"recovery_by_density-{task}{part_suffix(number)}{suffix}"
+            album.add(_figure(one[one["series"].isin(names)], str(task)), name)
 
 
 def some_lengths(lengths: Sequence[int]) -> list[int]:

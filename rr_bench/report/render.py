@@ -66,7 +66,12 @@ def to_markdown(summary: Summary) -> str:
     found = standings(summary.frame, summary.pairs)
     parts = ["# Score recovery", "", *(f"- {line}" for line in verdict(found))]
     if found:
-        parts += ["", "## Methods, mean over their cells", "", _tabulated(_methods(found), "github")]
+        parts += [
+            "",
+            "## Methods, mean over their cells",
+            "",
+            _tabulated(method_table(found), "github"),
+        ]
     for title, lines in (("Problems", summary.problems), ("Notes", summary.notes)):
         if lines:
             parts += ["", f"## {title}", "", *(f"- {redact(line)}" for line in lines)]
@@ -90,10 +95,10 @@ def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
     lines = [fill(line, WIDTH, subsequent_indent="  ") for line in verdict(found)]
     many = len(frame) > ROWS and bool(found)
     title = [f"{len(frame)} cells, each listed in summary.md; by method:"] if many else []
-    return "\n".join([*lines, "", *title, _fitting(_methods(found) if many else _cells(frame))])
+    return "\n".join([*lines, "", *title, _fitting(method_table(found) if many else cell_table(frame))])
 
 
-def _methods(found: Sequence[Standing]) -> pd.DataFrame:
+def method_table(found: Sequence[Standing]) -> pd.DataFrame:
     """One row per method."""
     rows = [
         {
@@ -113,7 +118,7 @@ def _methods(found: Sequence[Standing]) -> pd.DataFrame:
     return table if table["setup"].nunique() > 1 else table.drop(columns="setup")
 
 
-def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+def cell_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell."""
     table = pd.DataFrame(index=frame.index)
     if frame["setup"].nunique() > 1:

@@ -1,11 +1,11 @@
-"""What a page says, taken from a summary: nothing here is computed that a table does not hold."""
+"""What a page says, taken from a summary: nothing is computed here that no table holds."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from markupsafe import Markup, escape
 
 from rr_bench.report.environment import commands, environment_values
 from rr_bench.report.page.samples import sample_data
+from rr_bench.report.render import DEFINITIONS, cell_table, method_table
 from rr_bench.report.tables import Summary
+from rr_bench.report.verdict import standings, verdict
 from rr_bench.store.cells import SHORT
 from rr_bench.store.reading import FROZEN_CELLS
 from rr_bench.store.redact import redact
 
 MOST_ROWS = 1_000
 """Rows of a table; further ones stand in the file that it links."""
+
+FIGURES_ROOM = 1_500_000
+"""Characters of figures; further ones are linked."""
 
 UNDEFINED = "–"
 _NUMBER = re.compile(r"[<>]?\s*-?\d")
@@ -49,19 +54,18 @@ class PageTable:
     @cached_property
     def left(self) -> list[bool]:
         """Which columns hold words, not numbers."""
-        texts = zip(*(row.texts for row in self.rows), strict=True)
-        return [
-            not all(_NUMBER.match(text) or text == UNDEFINED for text in column) for column in texts
-        ]
+        columns = zip(*(row.texts for row in self.rows), strict=True)
+        found = [any(text != UNDEFINED and not _NUMBER.match(text) for text in one) for one in columns]
+        return found or [True] * len(self.columns)
 
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure as SVG."""
+    """A figure as SVG, or a ``link`` to its file where the page has no room for more."""
 
     name: str
-    svg: Markup
-    caption: str
+    svg: Markup = field(default=Markup(""))
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,74 @@ class Page:
     title: str
     subtitle: str
     verdict: Sequence[str]
-    tables: Sequence[PageTable]
+    tables: Sequence[PageTable] = ()
     figures: Sequence[PageFigure] = ()
     problems: Sequence[str] = ()
     notes: Sequence[str] = ()
     terms: Sequence[Markup] = ()
-    environment: Iterable[tuple[str, list[str]]] = ()
+    environment: Sequence[tuple[str, list[str]]] = ()
     commands: Sequence[str] = ()
     samples: Markup = field(default=Markup(""))
+
+
+def summary_page(
+    summary: Summary, folder: Path, categories: pd.DataFrame, notes: Sequence[str]
+) -> Page:
+    """The page of a store, without figures.
+
+    Args:
+        summary: the store's summary.
+        folder: the store.
+        categories: HELMET's categories as text columns; no columns if there are none.
+        notes: what else is to be known of the data.
+    """
+    found = standings(summary.frame, summary.pairs)
+    cells = cell_table(summary.frame).assign(verdict=summary.frame["verdict"].fillna(UNDEFINED))
+    samples = sum(len(cell.samples) for cell in summary.cells)
+    name = folder.resolve().name
+    records = [cell.env for cell in summary.cells]
+    tables = [page_table("Methods, mean over their cells", method_table(found))] if found else []
+    if len(categories.columns):
+        tables.append(page_table("HELMET categories", categories, link="categories.csv"))
+    if len(cells):
+        keys = summary.frame["cell"].fillna("").tolist()
+        tables.append(page_table("Cells", cells, keys))
+    return Page(
+        title=" · ".join(["Score recovery", *sorted(map(str, summary.frame["model"].unique()))[:3]]),
+        subtitle=f"{name}: {count(len(summary.cells), 'cell')}, {count(samples, 'sample')}",
+        verdict=verdict(found),
+        tables=tables,
+        problems=[redact(line) for line in summary.problems],
+        notes=[redact(line) for line in (*summary.notes, *notes)],
+        terms=terms(DEFINITIONS),
+        environment=list(environment_values(records).items()),
+        commands=commands(records),
+        samples=samples_json(summary, folder),
+    )
+
+
+def joined(first: Page, second: Page) -> Page:
+    """A store's page with the latency run that lies in the same folder."""
+    return replace(
+        first,
+        verdict=[*first.verdict, *second.verdict],
+        tables=[*first.tables, *second.tables],
+        notes=[*first.notes, *second.notes],
+        terms=[*first.terms, *second.terms],
+        commands=list(dict.fromkeys([*first.commands, *second.commands])),
+    )
+
+
+def with_figures(page: Page, pictures: Iterable[tuple[str, Markup]]) -> Page:
+    """The page with its figures, as many as there is room for; the others as links."""
+    return replace(page, figures=list(_fitting(pictures)))
+
+
+def _fitting(pictures: Iterable[tuple[str, Markup]]) -> Iterator[PageFigure]:
+    room = FIGURES_ROOM
+    for name, svg in pictures:
+        room -= len(svg)
+        yield PageFigure(name, svg) if room >= 0 else PageFigure(name, link=f"figures/{name}.png")
 
 
 def page_table(
@@ -89,15 +153,15 @@ def page_table(
     Args:
         title: what it shows.
         frame: the columns, each value as it is printed.
-        cells: short keys of the cells behind the rows, where a row is a cell.
+        cells: short keys of the cells behind the rows, empty for a row without one.
         link: the file that holds all rows, beside the page.
     """
-    texts = [tuple(map(str, row)) for row in frame.head(MOST_ROWS).itertuples(index=False)]
-    keys = list(cells)[:MOST_ROWS] or [""] * len(texts)
-    verdicts = frame["verdict"].head(MOST_ROWS) if "verdict" in frame else [""] * len(texts)
+    shown = frame.head(MOST_ROWS)
+    keys = list(cells) or [""] * len(frame)
+    verdicts = shown["verdict"] if "verdict" in shown else [""] * len(shown)
     rows = [
-        Row(text, "" if pd.isna(key) else key, str(verdict))
-        for text, key, verdict in zip(texts, keys, verdicts, strict=True)
+        Row(tuple(map(str, texts)), key, str(word))
+        for texts, key, word in zip(shown.itertuples(index=False), keys, verdicts, strict=False)
     ]
     return PageTable(title, tuple(map(str, frame.columns)), rows, len(frame) - len(rows), link)
 
@@ -124,18 +188,6 @@ def terms(definitions: str) -> list[Markup]:
     return [Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(item)))) for item in items if item]
 
 
-def subtitle(summary: Summary, folder: Path) -> str:
-    """How much is behind the page, and the folder's own name."""
-    samples = sum(len(cell.samples) for cell in summary.cells)
-    return f"{len(summary.cells):,} cells, {samples:,} samples, {folder.resolve().name}"
-
-
-def environment(summary: Summary) -> dict[str, Any]:
-    """What was said of the machine, the notes, and the commands."""
-    records = [cell.env for cell in summary.cells]
-    return {
-        "environment": list(environment_values(records).items()),
-        "commands": commands(records),
-        "problems": [redact(line) for line in summary.problems],
-        "notes": [redact(line) for line in summary.notes],
-    }
+def count(number: int, word: str) -> str:
+    """A number and its noun."""
+    return f"{number:,} {word}{'s'[: number != 1]}"

@@ -25,13 +25,13 @@ _ATTRIBUTE = re.compile(r'="[^"]*"')
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 
 
-def svg_text(figure: Figure, name: str, label: str) -> Markup:
+def svg_text(figure: Figure, name: str) -> Markup:
     """A figure as an ``<svg>`` element that fills its place.
 
     Args:
         figure: the figure.
-        name: unique on the page: what the element's inner names are made from.
-        label: what it shows, for those who cannot see it.
+        name: unique on the page: the element's inner names are made from it, and it is what those are
+            told who cannot see the figure.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -42,5 +42,5 @@ def svg_text(figure: Figure, name: str, label: str) -> Markup:
     text = _ATTRIBUTE.sub(lambda found: _DIGITS.sub(r"\1", found[0]), text)
     head, _, rest = text.partition(">")
     head = re.sub(r' (?:width|height|xmlns)="[^"]*"', "", head)
-    safe = Markup('{} role="img" aria-label="{}">').format(Markup(head), label)
+    safe = Markup('{} role="img" aria-label="{}">').format(Markup(head), name)
     return safe + Markup(re.sub(r"\n\s*", "\n", rest))
