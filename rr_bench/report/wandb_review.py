@@ -10,10 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rr_bench.report import write_report
 from rr_bench.report.environment import commands, environment_values
 from rr_bench.report.tables import Summary, summarise
 from rr_bench.report.verdict import standings, verdict
-from rr_bench.report.wandb_log import BY_LENGTH, LENGTH, STORE, WandbError, check_wandb, length_metric
+from rr_bench.report.wandb_log import (
+    BY_LENGTH,
+    LENGTH,
+    STORE,
+    WandbError,
+    check_wandb,
+    content_digest,
+    length_metric,
+)
 from rr_bench.store.jsonl import StoreError, write_whole
 from rr_bench.store.reading import read_store
 from rr_bench.store.redact import redact
@@ -36,20 +45,25 @@ def write_review(out: str | Path) -> tuple[Path, str]:
 
     Raises:
         StoreError: there is no store at ``out``, or no run of it asked for a log.
-        WandbError: the extra is not installed, nothing was logged yet, or the server said no.
+        WandbError: the extra is not installed, the store changed since it was logged, or the server
+            said no.
     """
     folder = Path(out)
     note = read_wandb(folder)
     if note is None:
         raise StoreError(f"{folder} was run without wandb: run it again with wandb=offline or online")
-    if not note.logged:
-        raise WandbError(f"nothing was logged yet: python -m rr_bench.report --wandb {folder}")
+    report = write_report(folder)
+    if note.logged != content_digest(report.paths):
+        raise WandbError(
+            f"what the store holds is not logged yet: python -m rr_bench.report --wandb {folder}"
+        )
     if find_spec("wandb_workspaces") is None:
         raise WandbError("a review needs the extra `wandb`: pip install -c constraints.txt '.[wandb]'")
     check_wandb(note.mode)
     cells, problems = read_store(folder)
-    figures = sorted(path.stem for path in (folder / "figures").glob("*.png"))
-    tables = sorted(path.stem for path in folder.glob("*.csv"))
+    tables, figures = (
+        [path.stem for path in report.paths if path.suffix == ending] for ending in (".csv", ".png")
+    )
     path, address = folder / FILE, ""
     try:
         review = make_review(note, summarise(cells, problems), tables, figures, folder.resolve().name)
