@@ -27,6 +27,7 @@ from rr_bench.store.freeze import freeze
 from rr_bench.store.reading import StoredCell, read_store
 from rr_bench.store.records import CellInfo
 from tests.fabricate import FULL, RR, open_cell, record, settings, write_cell
+from tests.fabricate_latency import DEVICE, rows, write_latency
 
 LOADING = ("href", "src", "xlink:href")
 
@@ -261,3 +262,15 @@ def _big_cell(method: int, length: int) -> StoredCell:
         for uid in range(100)
     ]
     return StoredCell(info, {}, samples, done=100)
+
+
+def test_a_latency_run_has_a_page_and_shares_one_with_a_store(tmp_path: Path) -> None:
+    write_latency(tmp_path, list(rows()))
+    page = written(tmp_path)
+    found = Reader(page)
+    text = " ".join(found.texts)
+    assert f"Latency on {DEVICE}" in text and "times as fast as" in text
+    assert found.names.count("table") > 2 and 'id="samples"' not in page
+    write_cell(tmp_path, FULL, [1.0])
+    both = " ".join(Reader(written(tmp_path)).texts)
+    assert "Score recovery" in both and "times as fast as" in both and "Cells" in both

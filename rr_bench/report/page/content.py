@@ -51,6 +51,11 @@ class PageTable:
     more: int = 0
     link: str = ""
 
+    @property
+    def leads(self) -> bool:
+        """Whether its rows lead to samples."""
+        return any(row.cell for row in self.rows)
+
     @cached_property
     def left(self) -> list[bool]:
         """Which columns hold words, not numbers."""
