@@ -29,7 +29,7 @@ def spec(wandb_store: Path, wandb_package: None, monkeypatch: pytest.MonkeyPatch
     return found
 
 
-def test_the_spec_fits_the_schema_and_has_the_pages_sections(spec):
+def test_the_spec_fits_the_schema_and_shows_what_was_logged(spec, wandb_store):
     from wandb_workspaces.reports.v2.internal import Spec
 
     read = Spec.model_validate(spec)
@@ -38,8 +38,6 @@ def test_the_spec_fits_the_schema_and_has_the_pages_sections(spec):
     titles = [block.children[0].text for block in read.blocks if type(block).__name__ == "Heading"]
     assert titles == ["Verdict", "Tables", "Figures", "Samples", "Environment"]
 
-
-def test_what_the_spec_shows_was_logged(spec, wandb_store):
     (logged,) = offline_runs(wandb_store)
     known = set(logged.summary) | {name for step in logged.history for name in step}
     panels = [

@@ -52,8 +52,8 @@ def write_review(out: str | Path) -> tuple[Path, str]:
     note = read_wandb(folder)
     if note is None:
         raise StoreError(f"{folder} was run without wandb: run it again with wandb=offline or online")
-    report = write_report(folder)
-    if note.logged != content_digest(report.paths):
+    report = write_report(folder) if note.logged else None
+    if report is None or note.logged != content_digest(report.paths):
         raise WandbError(
             f"what the store holds is not logged yet: python -m rr_bench.report --wandb {folder}"
         )
