@@ -139,7 +139,7 @@ def test_a_store_of_many_methods_has_a_figure_of_controls_and_one_per_task(tmp_p
     assert {*wanted, "recovery_by_density-recall_prefill.pdf"} <= names
     # The table leaves nothing out.
     assert len(frame[frame["status"] == "done"]) == 9 + 3 * len(STORE) - 2 * len(CALIBRATED)
-    assert f"more than {MOST} sparse methods" in (tmp_path / "summary.md").read_text()
+    assert f"{MOST} sparse methods at most" in (tmp_path / "summary.md").read_text()
 
 
 def drawn(axes: Axes) -> list[tuple[list[float], list[float]]]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from rr_bench.report.drawing import Album
 from rr_bench.report.figures import draw_figures
+from rr_bench.report.headline import score_tables
 from rr_bench.report.helmet import write_helmet
 from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import draw_latency_figures
@@ -24,6 +25,7 @@ from rr_bench.report.page.content import Page, joined, summary_page, with_figure
 from rr_bench.report.page.latency import latency_page
 from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
+from rr_bench.report.verdict import MARGIN
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.reading import is_store, read_store
 
@@ -53,13 +55,16 @@ class Report(NamedTuple):
         return lines + [f"{folder}: {n} figures, PNG and PDF" for folder, n in counts.items()]
 
 
-def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report:
+def write_report(
+    out: str | Path, keys: Collection[str] | None = None, margin: float = MARGIN
+) -> Report:
     """Write tables, ``figures/`` and ``report.html`` under ``out``: of its cells, of its
     ``latency.csv``, or of both.
 
     Args:
         out: folder of a store or of a latency experiment, and of the report.
         keys: keys of the cells to print, None for all; the files always hold the whole store.
+        margin: points around 100 % within which a recovery counts as kept.
 
     Raises:
         StoreError: there is neither a store nor a ``latency.csv`` at ``out``.
@@ -67,7 +72,7 @@ def write_report(out: str | Path, keys: Collection[str] | None = None) -> Report
     folder = Path(out)
     timed = (folder / "latency.csv").is_file()
     album = Album(folder / "figures")
-    parts = [] if timed and not is_store(folder) else [_store_part(folder, keys, album)]
+    parts = [] if timed and not is_store(folder) else [_store_part(folder, keys, album, margin)]
     parts += [_latency_part(folder, album)] if timed else []
     pages = [part.page for part in parts if part.page is not None]
     paths = [path for part in parts for path in part.paths]
@@ -88,12 +93,13 @@ class _Part(NamedTuple):
     page: Page | None
 
 
-def _store_part(folder: Path, keys: Collection[str] | None, album: Album) -> _Part:
+def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin: float) -> _Part:
     cells, unreadable = read_store(folder)
-    summary = summarise(cells, unreadable)
+    summary = summarise(cells, unreadable, margin)
     paths = [folder / "summary.csv", folder / "summary.md"]
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
+    paths += [path for table in score_tables(summary) for path in table.write(folder / "tables")]
     draw_figures(summary.frame, album)
     helmet = write_helmet(summary.cells, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]

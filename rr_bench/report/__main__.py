@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from rr_bench.report import write_report
+from rr_bench.report.verdict import MARGIN
 from rr_bench.report.wandb_log import WandbError, log_report
 from rr_bench.report.wandb_review import write_review
 from rr_bench.store.freeze import freeze, thaw
@@ -38,9 +39,17 @@ def main() -> int:
         action="store_true",
         help="log to Weights & Biases what was run with wandb=offline or online and is not logged yet",
     )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        help="points around 100 %% within which a recovery counts as kept (%(default)g)",
+    )
     given = parser.parse_args()
+    if not 0 < given.margin < 100:
+        parser.error(f"--margin={given.margin:g}: points of recovery, above 0 and below 100")
     # No short-circuit: every folder is reported.
-    return max([_report(out, given.wandb) for out in given.out])
+    return max([_report(out, given.wandb, given.margin) for out in given.out])
 
 
 def _freeze(arguments: list[str]) -> int:
@@ -90,9 +99,9 @@ def _review(arguments: list[str]) -> int:
     return 0
 
 
-def _report(out: str, wandb: bool = False) -> int:
+def _report(out: str, wandb: bool = False, margin: float = MARGIN) -> int:
     try:
-        report = write_report(out)
+        report = write_report(out, margin=margin)
     except (StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

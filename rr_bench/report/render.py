@@ -7,14 +7,15 @@ from textwrap import fill
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from rr_bench.report.environment import environment_lines
+from rr_bench.report.headline import headline, score_tables
 from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.series import MOST
 from rr_bench.report.style import length_label
+from rr_bench.report.table import tabulated
 from rr_bench.report.tables import COLUMNS, Summary
-from rr_bench.report.verdict import ENOUGH, MARGIN, Standing, standings, verdict
+from rr_bench.report.verdict import enough, standings, verdict
 from rr_bench.store.cells import SHORT
 from rr_bench.store.redact import redact
 
@@ -33,26 +34,32 @@ _CONSTANT = ("model", "keep", "questions", "truncated", "failed", "kernel", "sta
 
 _MARKDOWN = (
     *("model", "method", "keep", "task", "length", "n", "questions", "score", "dense_score"),
-    *("recovery", "interval", "verdict", "density", "prefill_s", "truncated", "failed"),
+    *("recovery", "interval", "verdict", "density", "prefill_s", "speedup", "truncated", "failed"),
     *("kernel", "status", *_RUN_SIDE),
 )
 _PERCENT = ("score", "dense_score", "recovery", "recovery_lo", "recovery_hi", "density", "sparsity")
 
-DEFINITIONS = f"""\
+
+def definitions(margin: float) -> str:
+    """What the columns mean, as a Markdown list."""
+    return f"""\
 - **n**: scored samples; **questions**: how many they carry together. **failed**: samples without a
   score; they are in no mean. **truncated**: samples whose context was cut to fit.
 - **score**: mean over samples x 100. **dense_score**: that of dense attention on the same samples.
 - **recovery**: mean score / mean dense score x 100. **interval**: its 95 % paired bootstrap over
   samples ({RESAMPLES:,} resamples); too narrow below about 20 samples.
-- **verdict**: **kept** where the interval lies within {MARGIN:g} points of 100 and {ENOUGH} samples or
-  more are behind it; **lost** or **gained** where recovery is farther off and the interval leaves out
-  100; else **undecided**. Over several cells each has equal weight, and samples are drawn within cells.
+- **verdict**: **kept** where the interval lies within {margin:g} points of 100 and at least
+  {enough(margin)} samples are behind it; **lost** or **gained** where recovery is farther off and
+  the interval leaves out 100; else **undecided**. Of several cells each has equal weight; samples are
+  drawn within them.
 - **density**: share of the 128 x 128 blocks of the causal triangle that prefill attention computed,
   mean over heads, layers and samples.
-- **prefill_s**: median seconds of a prompt's forward pass at whatever load the machine had: no speed
-  claim.
-- **figures** of more than {MOST} sparse methods: those with settings beside the knob, controls, have
-  figures of their own; what was measured at fewer than half of the lengths is shown by density only.
+- **prefill_s**: median seconds of a prompt's forward pass at whatever load the machine had;
+  **speedup**: that of dense attention over it, on one kind of device. Neither is a benchmark.
+- **line @ density**: settings that were each chosen for one length, such as calibrated ones, count as
+  one method where their densities are near each other.
+- **figures** hold {MOST} sparse methods at most, of more there are further ones. Those with settings
+  beside the knob, controls, have figures of their own.
 """
 
 
@@ -63,22 +70,18 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """The summary as a Markdown page: verdict, methods, problems, notes, environment, cells."""
-    found = standings(summary.frame, summary.pairs)
-    parts = ["# Score recovery", "", *(f"- {line}" for line in verdict(found))]
-    if found:
-        parts += [
-            "",
-            "## Methods, mean over their cells",
-            "",
-            _tabulated(method_table(found), "github"),
-        ]
+    parts = ["# Score recovery", "", *(f"- {line}" for line in verdict(summary.standings))]
+    for table in score_tables(summary):
+        shown = tabulated(table.text("**{}**"), "github")
+        parts += ["", f"## {table.title}", "", *([table.caption, ""] if table.caption else []), shown]
+    parts += ["", "## Definitions", "", definitions(summary.margin).rstrip()]
     for title, lines in (("Problems", summary.problems), ("Notes", summary.notes)):
         if lines:
             parts += ["", f"## {title}", "", *(f"- {redact(line)}" for line in lines)]
     parts += ["", "## Measured on", *environment_lines(cell.env for cell in summary.cells)]
     varying = [name for name in summary.frame.columns if name not in COLUMNS]
     cells = _text_table(summary.frame, [*_MARKDOWN, *varying])
-    parts += ["", "## Cells", "", DEFINITIONS, _tabulated(cells, "github")]
+    parts += ["", "## Cells", "", tabulated(cells, "github")]
     return "\n".join(parts) + "\n"
 
 
@@ -91,31 +94,16 @@ def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
         keys: full keys of the cells to show; None shows every row, the missing ones too.
     """
     frame = select(summary.frame, keys)
-    found = standings(frame, summary.pairs)
+    found = summary.standings
+    if keys is not None:
+        found = standings(frame, summary.pairs, summary.margin)
     lines = [fill(line, WIDTH, subsequent_indent="  ") for line in verdict(found)]
     many = len(frame) > ROWS and bool(found)
-    title = [f"{len(frame)} cells, each listed in summary.md; by method:"] if many else []
-    return "\n".join([*lines, "", *title, _fitting(method_table(found) if many else cell_table(frame))])
-
-
-def method_table(found: Sequence[Standing]) -> pd.DataFrame:
-    """One row per method."""
-    rows = [
-        {
-            "setup": one.setup,
-            "method": one.series,
-            "cells": one.behind,
-            "n": one.found.n,
-            "score": _text("score", one.found.sparse),
-            "dense": _text("score", one.found.dense),
-            "recovery": _with_ends(one.found.value, one.found.lo, one.found.hi),
-            "density": _text("density", one.density),
-            "verdict": one.outcome,
-        }
-        for one in found
-    ]
-    table = pd.DataFrame(rows)
-    return table if table["setup"].nunique() > 1 else table.drop(columns="setup")
+    if not many:
+        return "\n".join([*lines, "", _fitting(cell_table(frame))])
+    table = headline(found)
+    title = f"{len(frame)} cells, each listed in summary.md; by method: {table.caption}"
+    return "\n".join([*lines, "", fill(title, WIDTH), _fitting(table.text())])
 
 
 def cell_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -159,15 +147,7 @@ def _fitting(table: pd.DataFrame) -> str:
     wide = [name for name in ("setup", "method") if name in table]
     room = WIDTH - 2 * (len(widths) - 1) - sum(widths[name] for name in widths if name not in wide)
     limits = [max(12, room // len(wide)) if name in wide else None for name in table]
-    return _tabulated(table, "simple", maxcolwidths=limits)
-
-
-def _tabulated(table: pd.DataFrame, style: str, **options: Any) -> str:
-    """A table whose cells are text already."""
-    text = table.astype(str)
-    return tabulate(
-        text, headers="keys", tablefmt=style, showindex=False, disable_numparse=True, **options
-    )
+    return tabulated(table, "simple", maxcolwidths=limits)
 
 
 def select(frame: pd.DataFrame, keys: Collection[str] | None) -> pd.DataFrame:
@@ -194,6 +174,6 @@ def _text(name: str, value: Any) -> str:
         return "–"
     if name in _PERCENT:
         return f"{value:.1f}"
-    if name == "prefill_s":
+    if name in ("prefill_s", "speedup"):
         return f"{value:.3g}"
     return str(value).replace("|", "/").replace("\n", " ")

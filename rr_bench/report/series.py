@@ -13,12 +13,17 @@ shows every one. Beyond that:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import pandas as pd
 
 from rr_bench.report.style import split_label
 
-MOST = 10
-"""Sparse lines that one figure can hold."""
+MOST = 8
+"""Sparse lines that one panel can hold."""
+
+NEAR = 5.0
+"""Points of density between neighbouring settings of a line that count as one."""
 
 
 def line_of(label: str, knob: str | None) -> str:
@@ -26,6 +31,34 @@ def line_of(label: str, knob: str | None) -> str:
     name, settings, rest = split_label(label)
     inside = ", ".join(f"{key}={value}" for key, value in settings.items() if key != knob)
     return (f"{name}({inside})" if inside else name) + rest
+
+
+def points(frame: pd.DataFrame) -> pd.Series:
+    """What a row counts for: its series; of a setting chosen for one length, line and density.
+
+    A calibration finds another setting at every length for one density. Settings of a line that were
+    not measured at all of its lengths are joined where their densities lie near each other and no two
+    of them share a task and length: ``rr @ 35 %`` is then one method at several lengths.
+
+    Args:
+        frame: rows with ``setup``, ``series``, ``line``, ``task``, ``length``, ``density``, ``dense``.
+    """
+    found = frame["series"].astype(str).copy()
+    sparse = frame[~frame["dense"] & frame["density"].notna()]
+    for (_, line), rows in sparse.groupby(["setup", "line"]):
+        places = rows[["task", "length"]].drop_duplicates()
+        had = rows.drop_duplicates(["series", "task", "length"])["series"].value_counts()
+        few = rows[rows["series"].map(had) < len(places)]
+        for group in _neighbours(few.sort_values("density", kind="stable")):
+            if group["series"].nunique() > 1 and not group.duplicated(["task", "length"]).any():
+                found[group.index] = f"{line} @ {group['density'].mean():.0f} %"
+    return found
+
+
+def _neighbours(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows sorted by density, cut where the next one is farther than :data:`NEAR`."""
+    cuts = (rows["density"].diff() > NEAR).cumsum()
+    yield from (group for _, group in rows.groupby(cuts))
 
 
 def control_bases(labels: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -12,42 +13,52 @@ from rr_bench.report.environment import provenance
 from rr_bench.report.identity import Identity, superseded
 from rr_bench.report.load import Missing, missing, natural, samples_frame
 from rr_bench.report.recovery import Baselines, Pairs, ReportError, pair, pooled
-from rr_bench.report.series import line_of
-from rr_bench.report.verdict import outcome
+from rr_bench.report.series import line_of, points
+from rr_bench.report.table import Column
+from rr_bench.report.verdict import MARGIN, Standing, outcome, standings
 from rr_bench.store.reading import StoredCell
 
-COLUMNS = (
-    "model",
-    "method",
-    "keep",
-    "task",
-    "length",
-    "n",
-    "questions",
-    "score",
-    "dense_score",
-    "recovery",
-    "recovery_lo",
-    "recovery_hi",
-    "verdict",
-    "density",
-    "sparsity",
-    "prefill_s",
-    "truncated",
-    "failed",
-    "kernel",
-    "status",
-    "dtype",
-    "device",
-    "seed",
-    "source",
-    "family",
-    "dense",
-    "series",
-    "line",
-    "setup",
-    "cell",
-)
+MEANINGS = {
+    "model": Column("name of the model"),
+    "method": Column("method with its settings"),
+    "keep": Column("blocks that are always computed"),
+    "task": Column("task"),
+    "length": Column("nominal length in tokens"),
+    "n": Column("scored samples"),
+    "questions": Column("questions that they carry together"),
+    "score": Column("mean over samples, percent", 1),
+    "dense_score": Column("that of dense attention on the same samples, percent", 1),
+    "recovery": Column(
+        "mean score / mean dense score x 100 with its 95 % interval",
+        1,
+        ("recovery_lo", "recovery_hi"),
+    ),
+    "recovery_lo": Column("lower end of the interval", 1),
+    "recovery_hi": Column("upper end of the interval", 1),
+    "verdict": Column("kept, gained, lost or undecided"),
+    "density": Column("computed share of the causal 128 x 128 blocks, percent", 1),
+    "sparsity": Column("100 - density", 1),
+    "prefill_s": Column("median seconds of a forward pass at whatever load there was", 3),
+    "speedup": Column("prefill_s of dense attention / prefill_s; on one kind of device", 2, unit="×"),
+    "truncated": Column("samples whose context was cut to fit"),
+    "failed": Column("samples without a score; they are in no mean"),
+    "kernel": Column("what computed the attention"),
+    "status": Column("done, unfinished, failed or missing"),
+    "dtype": Column("data type of the model"),
+    "device": Column("kind of the device"),
+    "seed": Column("seed of the prompts"),
+    "source": Column("where the prompts come from"),
+    "family": Column("name of the method"),
+    "dense": Column("whether this is dense attention"),
+    "series": Column("method, with settings beside it where it was run under several"),
+    "line": Column("series without the method's knob"),
+    "point": Column("series; of settings chosen for one length, the line and its density"),
+    "setup": Column("model and the settings that cells of one figure share"),
+    "cell": Column("start of the cell's key"),
+}
+"""What the columns hold."""
+
+COLUMNS = tuple(MEANINGS)
 """Columns of ``summary.csv``, before those that vary in a store. Scores, recovery, density and
 sparsity are percent."""
 
@@ -67,6 +78,7 @@ class Summary:
         notes: remarks for the reader: why cells failed, which were replaced by later ones, what rows
             were measured on if that differs.
         problems: what was refused or unreadable; not empty means the report is incomplete.
+        margin: points around 100 % within which a recovery counts as kept.
     """
 
     frame: pd.DataFrame
@@ -74,9 +86,17 @@ class Summary:
     pairs: dict[str, Pairs]
     notes: list[str]
     problems: list[str]
+    margin: float = MARGIN
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """Every method over all its cells."""
+        return standings(self.frame, self.pairs, self.margin)
 
 
-def summarise(cells: Sequence[StoredCell], problems: Sequence[str] = ()) -> Summary:
+def summarise(
+    cells: Sequence[StoredCell], problems: Sequence[str] = (), margin: float = MARGIN
+) -> Summary:
     """Build the summary of a store's cells.
 
     A sparse cell that cannot be joined to a dense one keeps its row without a recovery, and the
@@ -93,17 +113,19 @@ def summarise(cells: Sequence[StoredCell], problems: Sequence[str] = ()) -> Summ
     for cell in shown:
         row = _row(cell, identity, by_cell.get(cell.info.key, empty))
         try:
-            found = [] if cell.info.dense or not cell.scored else pair(cell, baselines.of(cell))
+            dense = None if cell.info.dense or not cell.scored else baselines.of(cell)
+            found = [] if dense is None else pair(cell, dense)
+            row |= _speedup(row, cell, dense, by_cell)
         except ReportError as error:
             refused.append(str(error))
             found = []
         if found:
             pairs[row["cell"]] = found
-        rows.append(row | _recovery_columns(row, found))
+        rows.append(row | _recovery_columns(row, found, margin))
     rows += [_missing_row(hole, identity) for hole in missing(shown, identity)]
     notes = [note for cell in shown for note in _failure_notes(cell)]
     notes += [*provenance(shown), *_version_notes(cells, replaced)]
-    return Summary(_frame(rows, identity.varying), shown, pairs, notes, refused)
+    return Summary(_frame(rows, identity.varying), shown, pairs, notes, refused, margin)
 
 
 def _version_notes(cells: Sequence[StoredCell], replaced: Mapping[str, StoredCell]) -> list[str]:
@@ -126,6 +148,11 @@ def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     types: dict[str, Any] = {name: "Int64" for name in _INTEGER}
     frame = frame.astype(types | {"dense": bool})
+    frame["point"] = points(frame)
+    joined = frame["point"] != frame["series"]
+    # A setting chosen for one length is no hole at another that its line was measured at.
+    holes = frame["status"] == "missing"
+    frame = frame[~(holes & frame["series"].isin(frame.loc[joined, "series"]))].copy()
     ranks = {label: rank for rank, label in enumerate(sorted(frame["series"].unique(), key=natural))}
     ranked = frame.assign(_sparse=~frame["dense"], _series=frame["series"].map(ranks)).sort_values(
         _ORDER
@@ -191,7 +218,20 @@ def _status(cell: StoredCell) -> str:
     return "failed" if _failed(cell) else "unfinished"
 
 
-def _recovery_columns(row: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
+def _speedup(
+    row: Mapping[str, Any],
+    cell: StoredCell,
+    dense: StoredCell | None,
+    samples: Mapping[str, pd.DataFrame],
+) -> dict[str, float]:
+    """Prefill seconds of the dense cell over those of this one, if one kind of device ran both."""
+    if dense is None or cell.env.get("device") != dense.env.get("device"):
+        return {}
+    theirs = samples[dense.info.key]
+    return {"speedup": theirs.loc[~theirs["failed"], "prefill_s"].median() / row["prefill_s"]}
+
+
+def _recovery_columns(row: Mapping[str, Any], pairs: Pairs, margin: float) -> dict[str, Any]:
     if row["dense"]:
         return {"dense_score": row["score"]}
     if not pairs:
@@ -202,5 +242,5 @@ def _recovery_columns(row: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
         "recovery": found.value,
         "recovery_lo": found.lo,
         "recovery_hi": found.hi,
-        "verdict": outcome(found),
+        "verdict": outcome(found, margin),
     }

@@ -12,16 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from rr_bench.report.recovery import Pairs, Recovery, pooled
 
 MARGIN = 2.0
-"""Points around 100 % within which a recovery counts as kept."""
-
-ENOUGH = math.ceil(3 / (MARGIN / 100))
-"""Samples from which on equality can be claimed: of n samples of which none changed, up to 3 / n of all
-may still change (95 %, the rule of three)."""
+"""Points around 100 % within which a recovery counts as kept, unless another margin is given."""
 
 FEWEST = 6
 """Samples from which on a loss can be claimed: that all of five are worse has a chance of 6 % (sign
@@ -31,8 +28,8 @@ NAMED = 3
 """Methods that one line names."""
 
 TITLES = {
-    "kept": f"kept the dense score within {MARGIN:g} points, or above",
-    "lost": "lost more than that, beyond the 95 % interval",
+    "kept": "keeps the dense score within {margin:g} points, or is above it",
+    "lost": "is below the dense score, beyond the 95 % interval",
     "undecided": "undecided",
 }
 
@@ -51,6 +48,9 @@ class Standing:
         density: mean of the cells', percent.
         cells: how many cells are behind it ...
         of: ... of how many rows.
+        speedup: dense prefill time over its, geometric mean of the cells; NaN if not comparable.
+        margin: points around 100 % within which it counts as kept.
+        line: the method without its knob.
     """
 
     setup: str
@@ -59,11 +59,14 @@ class Standing:
     density: float
     cells: int
     of: int
+    speedup: float = math.nan
+    margin: float = MARGIN
+    line: str = ""
 
     @property
     def outcome(self) -> str:
         """See :func:`outcome`; undefined is undecided."""
-        return outcome(self.found) or "undecided"
+        return outcome(self.found, self.margin) or "undecided"
 
     @property
     def behind(self) -> str:
@@ -80,19 +83,26 @@ class Standing:
         text += f", {self.behind} cell{'s'[: self.of > 1]}"
         if self.outcome != "undecided":
             return text
-        each, now = -(-needed(self.found) // self.cells), -(-self.found.n // self.cells)
+        each, now = -(-needed(self.found, self.margin) // self.cells), -(-self.found.n // self.cells)
         return f"{text} of {now} samples where about {_round(each)} would tell"
 
 
-def outcome(found: Recovery) -> str:
+def enough(margin: float) -> int:
+    """Samples from which on equality can be claimed: of n samples of which none changed, up to 3 / n of
+    all may still change (95 %, the rule of three).
+    """
+    return math.ceil(300 / margin)
+
+
+def outcome(found: Recovery, margin: float = MARGIN) -> str:
     """``kept``, ``gained``, ``lost`` or ``undecided``; empty where recovery is undefined."""
     if math.isnan(found.value):
         return ""
     if math.isnan(found.lo):
         return "undecided"
-    if abs(found.value - 100) <= MARGIN:
-        inside = found.lo >= 100 - MARGIN - _SLACK and found.hi <= 100 + MARGIN + _SLACK
-        return "kept" if inside and found.n >= ENOUGH else "undecided"
+    if abs(found.value - 100) <= margin:
+        inside = found.lo >= 100 - margin - _SLACK and found.hi <= 100 + margin + _SLACK
+        return "kept" if inside and found.n >= enough(margin) else "undecided"
     if found.n >= FEWEST and found.hi < 100 - _SLACK:
         return "lost"
     if found.n >= FEWEST and found.lo > 100 + _SLACK:
@@ -100,29 +110,37 @@ def outcome(found: Recovery) -> str:
     return "undecided"
 
 
-def needed(found: Recovery) -> int:
+def needed(found: Recovery, margin: float = MARGIN) -> int:
     """Samples that would decide if the recovery stayed and its interval shrank with their root."""
     half = 0.0 if math.isnan(found.lo) else (found.hi - found.lo) / 2
     off = abs(found.value - 100)
-    least, room = (ENOUGH, MARGIN - off) if off <= MARGIN else (FEWEST, off)
+    least, room = (enough(margin), margin - off) if off <= margin else (FEWEST, off)
     shrunk = found.n * (half / max(room, 0.1)) ** 2
     return max(least, found.n + 1, math.ceil(shrunk))
 
 
-def standings(frame: pd.DataFrame, pairs: Mapping[str, Pairs]) -> list[Standing]:
+def standings(
+    frame: pd.DataFrame, pairs: Mapping[str, Pairs], margin: float = MARGIN
+) -> list[Standing]:
     """Every sparse method that has samples beside dense ones, by setup and density.
 
     Args:
         frame: the summary's rows.
         pairs: by the rows' ``cell``, the scores behind a recovery.
+        margin: points around 100 % within which a recovery counts as kept.
     """
     found = []
-    for (setup, series), rows in frame[~frame["dense"]].groupby(["setup", "series"]):
+    for (setup, point), rows in frame[~frame["dense"]].groupby(["setup", "point"]):
         behind = rows[rows["cell"].isin(pairs.keys())]
         if not behind.empty:
             recovery = pooled([pairs[cell] for cell in behind["cell"]], _RESAMPLES)
             density = float(behind["density"].mean())
-            found.append(Standing(str(setup), str(series), recovery, density, len(behind), len(rows)))
+            speedup = float(np.exp(np.log(behind["speedup"].astype(float)).mean()))
+            sizes = len(behind), len(rows)
+            line = str(rows["line"].iloc[0])
+            found.append(
+                Standing(str(setup), str(point), recovery, density, *sizes, speedup, margin, line)
+            )
     return sorted(found, key=lambda one: (one.setup, one.density))
 
 
@@ -149,7 +167,8 @@ def _lines(found: Sequence[Standing]) -> list[str]:
     groups["kept"].sort(key=lambda one: (-one.cells, one.density))
     for name in ("lost", "undecided"):
         groups[name].sort(key=lambda one: (-one.cells, -one.found.value))
-    return [f"{TITLES[name]}: {_named(group)}" for name, group in groups.items()]
+    margin = found[0].margin
+    return [f"{TITLES[name].format(margin=margin)}: {_named(group)}" for name, group in groups.items()]
 
 
 def _named(group: Sequence[Standing]) -> str:

@@ -14,10 +14,11 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from rr_bench.report.environment import commands, environment_values
+from rr_bench.report.headline import score_tables
 from rr_bench.report.page.samples import sample_data
-from rr_bench.report.render import DEFINITIONS, cell_table, method_table
+from rr_bench.report.render import cell_table, definitions
 from rr_bench.report.tables import Summary
-from rr_bench.report.verdict import standings, verdict
+from rr_bench.report.verdict import verdict
 from rr_bench.store.cells import SHORT
 from rr_bench.store.reading import FROZEN_CELLS
 from rr_bench.store.redact import redact
@@ -101,12 +102,14 @@ def summary_page(
         categories: HELMET's categories as text columns; no columns if there are none.
         notes: what else is to be known of the data.
     """
-    found = standings(summary.frame, summary.pairs)
     cells = cell_table(summary.frame).assign(verdict=summary.frame["verdict"].fillna(UNDEFINED))
     samples = sum(len(cell.samples) for cell in summary.cells)
     name = folder.resolve().name
     records = [cell.env for cell in summary.cells]
-    tables = [page_table("Methods, mean over their cells", method_table(found))] if found else []
+    tables = [
+        page_table(table.title, table.text(), link=f"tables/{table.name}.csv")
+        for table in score_tables(summary)
+    ]
     if len(categories.columns):
         tables.append(page_table("HELMET categories", categories, link="categories.csv"))
     if len(cells):
@@ -115,11 +118,11 @@ def summary_page(
     return Page(
         title=" · ".join(["Score recovery", *sorted(map(str, summary.frame["model"].unique()))[:3]]),
         subtitle=f"{name}: {count(len(summary.cells), 'cell')}, {count(samples, 'sample')}",
-        verdict=verdict(found),
+        verdict=verdict(summary.standings),
         tables=tables,
         problems=[redact(line) for line in summary.problems],
         notes=[redact(line) for line in (*summary.notes, *notes)],
-        terms=terms(DEFINITIONS),
+        terms=terms(definitions(summary.margin)),
         environment=list(environment_values(records).items()),
         commands=commands(records),
         samples=samples_json(summary, folder),
