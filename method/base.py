@@ -16,11 +16,11 @@ from method.keep import KeepPolicy
 class Knob:
     """The setting of a method that buys density: what a calibration turns.
 
-    More of it never keeps fewer blocks, and ``high`` keeps all of them.
+    From ``low`` to ``high`` it never keeps fewer blocks, and ``high`` keeps all of them.
 
     Attributes:
         name: name of the setting.
-        low: smallest value worth trying.
+        low: sparsest value worth trying; above ``high`` where less of the setting keeps more.
         high: value that makes the method dense, whatever the length.
         whole: the setting is a whole number, such as a count of tokens.
     """
@@ -52,7 +52,8 @@ class Method(ABC):
 
     causal_choice: ClassVar[bool] = True
     """Whether later tokens never change the blocks of an earlier query block. False for methods that
-    judge a prompt by its last queries: cut into chunks, a prompt is judged chunk by chunk."""
+    judge a prompt by its last queries, or treat its last rows apart: a prompt that is cut into chunks
+    is judged chunk by chunk."""
 
     @abstractmethod
     def select(

@@ -12,6 +12,7 @@ from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
 from method.ops import lists as lists_triton
+from method.ops.block_energy import triton as energy_triton
 from method.ops.block_sparse import triton as sparse_triton
 from method.ops.block_sparse.hopper import HopperLaunch, shared_layout
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
@@ -184,6 +185,14 @@ def test_profile_kernels_compile(chip, dtype, dim, last):
     build(profile_triton.profile_sums_kernel, chip, pointers, constants, **options)
     constants["PIECE"] = profile_triton.PIECE
     build(profile_triton.profile_lse_kernel, chip, pointers, constants, **options)
+
+
+@shapes
+def test_energy_kernel_compiles(chip, dtype, dim):
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "COLUMNS": energy_triton.COLUMNS}
+    constants |= {"BLOCK": BLOCK, "LOG2_E": energy_triton.LOG2_E}
+    pointers = {"q_ptr": NAMES[dtype], "mean_ptr": NAMES[dtype], "out_ptr": "fp32"}
+    build(energy_triton.block_energies_kernel, chip, pointers, constants, num_warps=8)
 
 
 @pytest.mark.parametrize("chip", SHARED)

@@ -105,10 +105,14 @@ def test_memory_layout_does_not_matter(config):
 
 
 def knob_values(method: Method) -> list[float]:
-    """Settings of the method's knob, ascending, from its lowest to its highest."""
+    """Settings of the method's knob, from its sparsest to its densest."""
     assert method.knob is not None
     low, high = method.knob.low, method.knob.high
-    inner = [0.2, 0.5, 0.9] if high == 1 else [10 * low, 100 * low, 1000 * low]
+    inner = (
+        [low + (high - low) * at for at in (0.2, 0.5, 0.9)]
+        if max(low, high) == 1
+        else [10 * low, 100 * low, 1000 * low]
+    )
     return [type(value)(value) for value in (low, *inner, high)]
 
 

@@ -71,6 +71,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"gamma": 0.8, "tau_js": 0, "max_budget": 256},
         {"gamma": 0.8, "tau_js": 9},
     ],
+    "flashprefill": [
+        {"alpha": 0.5},
+        {"alpha": 0.3, "sink": 0, "window": 0, "last_rows": 0, "min_budget": 3},
+    ],
+    "cosa": [{"topp": 0.6}, {"topp": 0.8, "stride": 16}],
     "minference": [FEW, {**FEW, "ratio": 2.0}],
     "minference_native": [FEW],
     "streaming": [{"sink": 200, "window": 300}],

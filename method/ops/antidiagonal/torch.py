@@ -8,6 +8,8 @@ estimate becomes the exact attention mass of every block: what the oracles selec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,26 +64,82 @@ def antidiagonal_scores(
     """
     check_qk(query, key)
     check_reduction(reduction)
-    batch, heads, q_len, _ = query.shape
-    k_len, per = key.shape[2], BLOCK // stride
-    lag = stride_lag(q_len, k_len, stride)
-    keys = _cells(key, stride, flip=False)
-    rows, reach = num_blocks(q_len), keys.shape[2]
-    if chunk_rows is None:
-        chunk_rows = max(1, _CHUNK_LOGITS // (batch * heads * per * reach))
-    work = keys.dtype
-    scores = query.new_zeros(batch, heads, rows, num_blocks(k_len), dtype=work)
-    for first in range(0, rows, chunk_rows):
-        last = min(first + chunk_rows, rows)
-        cells = _cells(query[:, :, first * BLOCK : last * BLOCK], stride, flip=True)
-        newest = torch.arange(first * per, first * per + cells.shape[2], device=query.device) + lag
-        seen = min(first * per + cells.shape[2] + lag, reach)
-        weights = _weights(cells, keys[:, :, :seen], newest, scale / stride)
-        weights = F.pad(weights, (0, -seen % per, 0, -cells.shape[2] % per))
-        mass = weights.unflatten(3, (-1, per)).sum(-1).unflatten(2, (-1, per))
+    per = BLOCK // stride
+    scores = _empty_scores(query, key)
+    for first, last, logits in stride_logits(query, key, scale, stride, chunk_rows):
+        mass = by_block(logits.softmax(-1), per).sum(-1).unflatten(2, (-1, per))
         part = mass.sum(3) if reduction == "sum" else mass.amax(3)
         scores[:, :, first:last, : part.shape[-1]] = part
     return scores
+
+
+def antidiagonal_peaks(
+    query: Tensor, key: Tensor, *, scale: float, stride: int, chunk_rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What each key block offers every query stride at best, and where a stride has its best.
+
+    A block's offer to a stride is the exponential of its largest cell, relative to the stride's
+    largest; no softmax is taken. CoSA (arXiv 2607.25291), stage 1.
+
+    Args:
+        query: as for :func:`antidiagonal_scores`.
+        key: likewise.
+        scale: likewise.
+        stride: likewise.
+        chunk_rows: likewise.
+
+    Returns:
+        Offers summed over the strides of a query row, ``[B, Hq, rows, columns]``, fp32 (fp64), and
+        whether a stride has its largest cell there (within 0.1 %), bool of that shape.
+
+    Raises:
+        ValueError: shapes or lengths do not fit.
+        TypeError: dtypes differ.
+    """
+    check_qk(query, key)
+    per = BLOCK // stride
+    mass = _empty_scores(query, key)
+    best = torch.zeros_like(mass, dtype=torch.bool)
+    for first, last, logits in stride_logits(query, key, scale, stride, chunk_rows):
+        offers = (logits - logits.amax(-1, keepdim=True)).exp()
+        offers = by_block(offers, per).amax(-1).unflatten(2, (-1, per))
+        width = offers.shape[-1]
+        mass[:, :, first:last, :width] = offers.sum(3)
+        best[:, :, first:last, :width] = (offers >= 1 - 1e-3).any(3)
+    return mass, best
+
+
+def stride_logits(
+    query: Tensor, key: Tensor, scale: float, stride: int, chunk_rows: int | None
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Cells' logits for some query rows at a time: first row, end row, and the logits.
+
+    They are ``[B, Hq, query strides, key strides]``, ``-inf`` in the future, and end with the last
+    key stride that the rows see.
+    """
+    batch, heads, q_len, _ = query.shape
+    per, lag = BLOCK // stride, stride_lag(q_len, key.shape[2], stride)
+    keys = _cells(key, stride, flip=False)
+    rows, reach = num_blocks(q_len), keys.shape[2]
+    step = chunk_rows or max(1, _CHUNK_LOGITS // (batch * heads * per * reach))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        cells = _cells(query[:, :, first * BLOCK : last * BLOCK], stride, flip=True)
+        newest = torch.arange(first * per, first * per + cells.shape[2], device=query.device) + lag
+        seen = min(first * per + cells.shape[2] + lag, reach)
+        yield first, last, _logits(cells, keys[:, :, :seen], newest, scale / stride)
+
+
+def by_block(cells: Tensor, per: int) -> Tensor:
+    """Cells ``[B, Hq, query strides, key strides]`` with the key strides by block; zeros fill up."""
+    padding = (0, -cells.shape[3] % per, 0, -cells.shape[2] % per)
+    return F.pad(cells, padding).unflatten(3, (-1, per))
+
+
+def _empty_scores(query: Tensor, key: Tensor) -> Tensor:
+    work = torch.promote_types(query.dtype, torch.float32)
+    shape = (*query.shape[:2], num_blocks(query.shape[2]), num_blocks(key.shape[2]))
+    return query.new_zeros(shape, dtype=work)
 
 
 def check_reduction(reduction: str) -> None:
@@ -97,10 +155,10 @@ def _cells(tensor: Tensor, stride: int, *, flip: bool) -> Tensor:
     return (padded.flip(3) if flip else padded).flatten(3)
 
 
-def _weights(cells: Tensor, keys: Tensor, newest: Tensor, factor: float) -> Tensor:
-    """Causal softmax ``[B, Hq, query strides, key strides]``; ``newest`` is what each may see."""
+def _logits(cells: Tensor, keys: Tensor, newest: Tensor, factor: float) -> Tensor:
+    """``[B, Hq, query strides, key strides]``; ``newest`` is the last that each may see."""
     batch, heads, count, width = cells.shape
     grouped = cells.reshape(batch, keys.shape[1], -1, width)
     logits = ((grouped @ keys.transpose(-1, -2)) * factor).view(batch, heads, count, -1)
     future = torch.arange(keys.shape[2], device=keys.device) > newest[:, None]
-    return logits.masked_fill_(future, -torch.inf).softmax(-1)
+    return logits.masked_fill_(future, -torch.inf)
