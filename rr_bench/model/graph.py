@@ -26,6 +26,7 @@ from rr_bench.model.buffers import Buffers
 from rr_bench.model.decoding import check_finite
 from rr_bench.model.hook import HookError, attention_layers, check_call, replaced_attention
 from rr_bench.model.rotary import adapts
+from rr_bench.model.spread import devices
 from rr_bench.plan.model_facts import CheckpointError
 
 BUCKET = 4096
@@ -236,8 +237,8 @@ def why_not(model: PreTrainedModel) -> str | None:
     """Why a model's step cannot be captured, as far as that is known beforehand."""
     if model.device.type != "cuda":
         return "no GPU"
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return "the model is spread over devices"
+    if len(devices(model)) > 1:
+        return "the model is spread over several GPUs"
     text = model.config.get_text_config(decoder=True)
     full, _ = attention_layers(model.config)
     if len(full) != text.num_hidden_layers:

@@ -28,6 +28,7 @@ from method.attention import PrefillResult
 from method.ops.dense import dense_decode
 from rr_bench.model.recorder import HookError, Recorder
 from rr_bench.model.rotary import reset_rope
+from rr_bench.model.spread import on_device_of
 from rr_bench.plan.families import FULL, layer_kinds
 from rr_bench.plan.model_facts import max_positions
 
@@ -211,12 +212,13 @@ def _attention(
         _check_tokens(attention_mask, key.shape[2], forward.k_len)
         forward.seen.add(layer)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if query.shape[2] == 1:
-            output = dense_decode(query, key, value, scale=scale)
-        else:
-            result = prefill(query, key, value, scale=scale, layer=layer)
-            recorder.add(layer, result, query.shape[2], key.shape[2])
-            output = result.output
+        with on_device_of(query):
+            if query.shape[2] == 1:
+                output = dense_decode(query, key, value, scale=scale)
+            else:
+                result = prefill(query, key, value, scale=scale, layer=layer)
+                recorder.add(layer, result, query.shape[2], key.shape[2])
+                output = result.output
         return output.transpose(1, 2).contiguous(), None
 
     return attend

@@ -42,6 +42,7 @@ from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.memory import OutOfMemory, memory_guard
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
+from rr_bench.model.spread import devices
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
 
@@ -60,6 +61,7 @@ class SparseHFLM(HFLM):
         decode: how answers are decoded, see :func:`rr_bench.model.graph.choose_decoder`.
 
     Attributes:
+        devices: where the model's layers are.
         decoder: what decodes answers; ``None`` for transformers' ``generate``.
         decoding: which of the two it is, and why, as it is recorded.
 
@@ -79,6 +81,7 @@ class SparseHFLM(HFLM):
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length)
         model.generation_config = greedy_config(model.generation_config)
+        self.devices = devices(model)
         self.decoder, self.decoding = choose_decoder(model, decode)
         self.prefill = prefill
         self.newline_stop = newline_stop
@@ -245,7 +248,8 @@ class SparseHFLM(HFLM):
             logits = self.model(
                 input_ids=ids,
                 use_cache=False,
-                logits_to_keep=torch.tensor(before, device=ids.device),
+                # As a list: a tensor would be moved to the first GPU of a spread model.
+                logits_to_keep=before,
             ).logits[0]
             finite = FiniteCheck()
             finite(ids, logits)
@@ -284,8 +288,9 @@ class SparseHFLM(HFLM):
         return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for device in self.devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
         return time.perf_counter()
 
     def _guard(self, tokens: int) -> AbstractContextManager[None]:

@@ -21,6 +21,7 @@ from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import NO_KEEP
 from rr_bench.model.hook import HookError, sparse_prefill
+from rr_bench.model.spread import check_spread
 from rr_bench.plan.families import native_positions
 from rr_bench.plan.model_facts import CheckpointError, Device, lay_rope
 
@@ -40,6 +41,7 @@ def load_model(
     device: Device,
     trust_remote_code: bool = False,
     rope: Mapping[str, Any] | None = None,
+    device_map: str | None = None,
 ) -> LoadedModel:
     """Load model and tokenizer from a local folder.
 
@@ -49,10 +51,16 @@ def load_model(
         device: where to put it.
         trust_remote_code: run model code that comes with the checkpoint.
         rope: RoPE settings laid over the checkpoint's own, such as YaRN's.
+        device_map: how to spread the layers over the visible GPUs; see :mod:`rr_bench.model.spread`.
 
     Raises:
         CheckpointError: the folder does not load, or no method can be put into its attention.
     """
+    if device_map is not None and device.kind != "cuda":
+        raise CheckpointError(
+            f"model.device_map={device_map} spreads a model over GPUs, the run is on {device.kind}: "
+            "leave it out"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -67,6 +75,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             attn_implementation="sdpa",
+            device_map=device_map,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -78,7 +87,11 @@ def load_model(
             f"model.path={path} does not load: {len(report['missing_keys'])} weights are not in its "
             f"files and would be random ({missing}, ...)"
         )
-    model = model.to(device.kind).eval()
+    if device_map is None:
+        model = model.to(device.kind)
+    else:
+        check_spread(path, model, device, device_map)
+    model.eval()
     _try_out(path, model)
     return LoadedModel(model, tokenizer)
 

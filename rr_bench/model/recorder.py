@@ -64,7 +64,8 @@ class Recorder:
                 "transformers' AttentionInterface"
             )
         means = [result.density.float().mean() for _, result, _, _ in self._calls]
-        values = torch.stack(means).tolist()
+        # The layers of a spread model leave theirs on several devices.
+        values = torch.stack([mean.to(means[0].device) for mean in means]).tolist()
         kept, total = dict.fromkeys(seen, 0.0), dict.fromkeys(seen, 0)
         for value, (layer, _, q_len, k_len) in zip(values, self._calls, strict=True):
             blocks = causal_blocks(q_len, k_len)

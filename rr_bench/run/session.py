@@ -31,6 +31,7 @@ from rr_bench.model.lm import SparseHFLM
 from rr_bench.model.loading import load_model
 from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.recorder import Recorder
+from rr_bench.model.spread import split
 from rr_bench.plan.cells import Cell, ModelFacts
 from rr_bench.plan.model_facts import check_length, max_positions
 from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
@@ -64,6 +65,7 @@ class Session:
             device=model.device,
             trust_remote_code=settings.model.trust_remote_code,
             rope=settings.model.rope,
+            device_map=settings.model.device_map,
         )
         own = None if settings.model.allow_extrapolation else max_positions(model.config)
         dense = SparsePrefill(FullAttention(), NO_KEEP, settings.backend)
@@ -251,6 +253,8 @@ class Session:
         device = self.model.device
         known: dict[str, Any] = {"type": device.kind, "name": device.name}
         known["decode"] = self.lm.decoding
+        if (layers := split(self.lm.model)) is not None:
+            known["layers"] = layers
         # As in HELMET the checkpoint's own penalty stays: Qwen2.5's is 1.05.
         known["repetition_penalty"] = self.lm.model.generation_config.repetition_penalty or 1.0
         if device.kind == "cuda":

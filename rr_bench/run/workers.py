@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rr_bench.config.schema import RunSettings
 from rr_bench.plan.cells import ModelFacts
+from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.agenda import RETRY_S, Agenda, Work
 from rr_bench.run.console import Console
 from rr_bench.run.work import Outcome
@@ -130,7 +131,8 @@ def run_workers(
         KeyboardInterrupt: the run was interrupted; all workers have ended.
     """
     count = min(settings.workers, len(pending))
-    places = environments(count, visible_gpus(model.device.capability))
+    gpus = visible_gpus(model.device.capability)
+    places = environments(count, shares(gpus, settings.workers) if settings.model.device_map else gpus)
     workers: list[Worker] = []
     with tqdm(total=sum(work.left for work in pending), unit="sample", smoothing=0.1) as bar:
         try:
@@ -170,6 +172,21 @@ def visible_gpus(capability: str | None) -> list[str]:
     names = [str(i) for i in range(count)] if told is None else told.split(",")[:count]
     found = [".".join(map(str, torch.cuda.get_device_capability(i))) for i in range(count)]
     return [name.strip() for name, one in zip(names, found, strict=True) if one == capability]
+
+
+def shares(gpus: list[str], workers: int) -> list[str]:
+    """GPUs for each of several workers that spread their model: equally many, none shared.
+
+    Raises:
+        CheckpointError: there are fewer GPUs than workers.
+    """
+    each = len(gpus) // workers
+    if not each:
+        raise CheckpointError(
+            f"workers={workers} with model.device_map needs a GPU for each worker at least, and "
+            f"{len(gpus)} are visible"
+        )
+    return [",".join(gpus[each * number : each * (number + 1)]) for number in range(workers)]
 
 
 def environments(workers: int, gpus: list[str]) -> list[dict[str, str]]:
