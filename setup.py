@@ -6,7 +6,12 @@ again, in the repository as in an installed copy.
 
 from setuptools import find_packages, setup
 
-DATA = {"rr_bench.conf": "conf", "rr_bench.task_files": "tasks", "rr_bench.paper": "results/paper"}
+DATA = {
+    "rr_bench.conf": "conf",
+    "rr_bench.task_files": "tasks",
+    "rr_bench.paper": "results/paper",
+    "rr_bench.slurm": "slurm",
+}
 
 setup(
     packages=[*find_packages(include=["method", "method.*", "rr_bench", "rr_bench.*"]), *DATA],
@@ -18,5 +23,6 @@ setup(
         "rr_bench.conf": ["**/*.yaml"],
         "rr_bench.task_files": ["**/*.yaml"],
         "rr_bench.paper": ["*.csv"],
+        "rr_bench.slurm": ["*.sbatch"],
     },
 )

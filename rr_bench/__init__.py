@@ -21,3 +21,6 @@ TASKS = ROOT / "tasks" if IN_REPOSITORY else _PACKAGE / "task_files"
 
 PAPER = ROOT / "results" / "paper" if IN_REPOSITORY else _PACKAGE / "paper"
 """Published numbers."""
+
+SLURM = ROOT / "slurm" if IN_REPOSITORY else _PACKAGE / "slurm"
+"""Job scripts of ``action=submit``."""

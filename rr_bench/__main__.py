@@ -7,11 +7,16 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import hydra
 from omegaconf import DictConfig
 
 from rr_bench import CONF
+from rr_bench.cluster.submit import submit
 from rr_bench.config.command_line import prepare
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.help import help_text
@@ -40,7 +45,7 @@ def perform(config: DictConfig) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    return VERBS[settings.verb](settings)
+    return submit(settings) if settings.action == "submit" else VERBS[settings.verb](settings)
 
 
 def main() -> None:
@@ -58,14 +63,31 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     register()
+    # A launcher such as submitit_slurm runs the jobs elsewhere, and Hydra hands back nothing of them.
+    elsewhere = any(argument.startswith("hydra/launcher=") for argument in sys.argv[1:])
+    with TemporaryDirectory(prefix=".rr_bench_", dir=".") if elsewhere else nullcontext() as folder:
+        sys.exit(run_jobs(None if folder is None else Path(folder).resolve()))
+
+
+def run_jobs(folder: Path | None) -> int:
+    """Compose the settings of every job and run it; the worst status.
+
+    Args:
+        folder: where jobs of other processes leave their status.
+    """
     statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def composed(config: DictConfig) -> None:
-        statuses.append(perform(config))
+        status = perform(config)
+        statuses.append(status)
+        if folder is not None:
+            (folder / uuid4().hex).write_text(str(status), encoding="utf-8")
 
     composed()
-    sys.exit(max(statuses, default=0))
+    if folder is not None:
+        statuses = [int(file.read_text(encoding="utf-8")) for file in folder.iterdir()]
+    return max(statuses, default=0)
 
 
 if __name__ == "__main__":

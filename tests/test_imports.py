@@ -74,8 +74,15 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("torch", "transformers", "tqdm", "filelock"),
     ),
+    "rr_bench.cluster": (
+        ("rr_bench", "rr_bench.config", "rr_bench.plan", "rr_bench.run", "rr_bench.store"),
+        ("omegaconf",),
+    ),
     "rr_bench.__main__": (
-        ("rr_bench", "rr_bench.config", "rr_bench.latency", "rr_bench.run", "rr_bench.store"),
+        (
+            *("rr_bench", "rr_bench.cluster", "rr_bench.config", "rr_bench.latency"),
+            *("rr_bench.run", "rr_bench.store"),
+        ),
         ("hydra", "omegaconf"),
     ),
 }

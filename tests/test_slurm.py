@@ -1,69 +1,194 @@
-"""The SLURM scripts with a stand-in for sbatch that notes how it was called."""
+"""A sweep on a real SLURM of one node, with everything that happens to tasks there."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import shutil
+import signal
+import stat
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rr_bench import ROOT
+from rr_bench.__main__ import main
+from tests.runs import TIMES
+from tests.slurm_node import SlurmNode, why_not
 
-SBATCH = """#!{python}
-import json, os, sys
-with open({log!r}, "a") as log:
-    print(json.dumps(sys.argv[1:]), file=log)
-print("7;cluster")
+pytestmark = [
+    pytest.mark.skipif(why_not() is not None, reason=f"no SLURM to start: {why_not()}"),
+    # What starts and stops them all is one module.
+    pytest.mark.timeout(600),
+]
+
+PATIENCE_S = 120
+
+# Hangs for good once a task has stored its first sample, in those that are named and never restarted.
+HANG = """
+import os, time
+task, real = os.environ.get("SLURM_ARRAY_TASK_ID"), os.fsync
+def fsync(file):
+    real(file)
+    if os.readlink(f"/proc/self/fd/{file}").endswith("samples.jsonl"):
+        time.sleep(600)
+if task in "123" and "SLURM_RESTART_COUNT" not in os.environ:
+    os.fsync = fsync
+"""
+PYTHON = """#!/bin/sh
+echo $$ > {folder}/pid.$SLURM_ARRAY_TASK_ID
+PYTHONPATH={folder}:$PYTHONPATH exec {python} "$@"
 """
 
 
+@pytest.fixture(scope="module")
+def node() -> Iterator[SlurmNode]:
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    node = SlurmNode(folder)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def submit(tmp_path):
-    """Call submit.sh; gives the finished process and the calls of sbatch."""
-    log, sbatch = tmp_path / "calls", tmp_path / "sbatch"
-    sbatch.write_text(SBATCH.format(python=sys.executable, log=str(log)))
-    sbatch.chmod(0o755)
+def call(monkeypatch: pytest.MonkeyPatch, node: SlurmNode) -> Callable[..., int]:
+    """``python -m rr_bench`` in this process, on the login node; its exit status."""
+    environment = {"SLURM_CONF": str(node.conf), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *ignored: None)
 
-    def call(*arguments: str, **environment: str):
-        path = f"{tmp_path}:{os.environ['PATH']}"
-        env = {**os.environ, "PATH": path, "PYTHON": sys.executable, **environment}
-        command = ["bash", str(ROOT / "slurm/submit.sh"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
-        calls = [json.loads(line) for line in log.open()] if log.exists() else []
-        return done, calls
+    def status(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["rr_bench", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
 
-    return call
+    return status
 
 
-def test_an_array_of_slices_and_a_report_after_it(submit):
-    settings = ["+experiment=helmet_recall", "model=/models/a b", "lengths=[2048,4096]"]
-    done, (array, report) = submit("3", *settings, OPTIONS="--gres=none --mem=2G")
-    assert done.returncode == 0, done.stderr
-    assert array == [
-        *("--parsable", "--array=1-3", "--export=ALL,SLICES=3", "--gres=none", "--mem=2G"),
-        *("slurm/array.sbatch", *settings),
+def sweep(model: Path, out: Path, samples: int = 3) -> list[str]:
+    """Six cells, whose folder is named by an interpolation."""
+    return [
+        *(f"model={model}", "model.name=tiny", "device=cpu", f"out={out}/${{model.name}}"),
+        *("methods=[full,{name: rr, tau: 0.5},streaming]", "tasks=[recall_prefill,json_kv]"),
+        *("lengths=[2048]", f"samples={samples}"),
     ]
-    wanted = ["--parsable", "--dependency=afterany:7", "slurm/report.sbatch"]
-    assert report == [*wanted, "results/runs/helmet_recall_a_b"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("0",), ("x",), ("2", "lenghts=[2048]")])
-def test_nothing_is_queued_for_a_wrong_call(submit, arguments):
-    done, calls = submit(*arguments)
-    assert done.returncode == 2 and calls == []
-    assert "SLICES" in done.stderr or "did you mean 'lengths'" in done.stderr
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
-def test_a_task_of_the_array_runs_its_slice(tmp_path):
-    script = Path(ROOT / "slurm/array.sbatch").read_text()
-    shown = tmp_path / "python"
-    shown.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    shown.chmod(0o755)
-    env = {"PATH": os.environ["PATH"], "PYTHON": str(shown), "SLURM_SUBMIT_DIR": str(tmp_path)}
-    env |= {"SLURM_ARRAY_TASK_ID": "2", "SLICES": "3", "SLURM_JOB_ID": "1"}
-    command = ["bash", "-s", "a=b c"]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.splitlines() == ["-m", "rr_bench", "a=b c", "slice=2/3"]
+def summary(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "tiny" / "summary.csv").drop(columns=TIMES)
+
+
+def stored(out: Path) -> int:
+    """Lines of samples in the whole store."""
+    return sum(len(file.read_text().splitlines()) for file in out.rglob("samples.jsonl"))
+
+
+def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smallest, tmp_path, capsys):
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    assert call(*sweep(smallest, alone)) == 0
+    capsys.readouterr()
+    (tmp_path / "sitecustomize.py").write_text(HANG)
+    wrapper = tmp_path / "python"
+    wrapper.write_text(PYTHON.format(folder=tmp_path, python=sys.executable))
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    # SLURM counts time limits in minutes, and looks at them every 30 s.
+    small = ["cluster.cpus=1", "cluster.memory_gb=1", "cluster.at_once=2", "cluster.hours=0.017"]
+    submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=15", *small]
+    assert call(*submit, f"cluster.python={wrapper}") == 0
+    shown = capsys.readouterr().out
+    assert "6 cells, 6 with work left" in shown and "6 tasks, 2 at a time" in shown
+    job, report = re.search(r"array (\d+) with 6 tasks, report (\d+)", shown).groups()
+
+    def running() -> list[str]:
+        tasks = node.ask("squeue", "-h", "-r", "-t", "R", "-j", job, "-o", "%K").split()
+        assert len(tasks) <= 2
+        return tasks
+
+    def idle() -> bool:
+        return not (running() or node.ask("squeue", "-h"))
+
+    # Tasks 1 and 2 hang with a sample each: the second is killed, and so is the third in its place.
+    wait_until(lambda: stored(out) == 2 and sorted(running()) == ["1", "2"])
+    assert call(*submit) == 0
+    assert "6 of them are in the queue already" in capsys.readouterr().out
+    os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
+    wait_until(lambda: stored(out) == 3)
+    node.ask("scancel", f"{job}_3")
+    # The first hangs until its time is up; the others go past it.
+    wait_until(idle)
+    logs = out / "tiny" / "slurm" / "1" / "logs"
+    assert "back into the queue" in (logs / f"{job}_1.log").read_text()
+    assert (out / "tiny" / "summary.csv").is_file() and (logs / f"report_{report}.log").stat().st_size
+    assert stored(out) == 4 * 3 + 2
+
+    assert call(*submit) == 0
+    shown = capsys.readouterr().out
+    assert "6 cells, 2 with work left" in shown
+    job = re.search(r"array (\d+) with 2 tasks", shown)[1]
+    wait_until(idle)
+    pd.testing.assert_frame_equal(summary(out), summary(alone))
+    assert stored(out) == 18  # nothing was scored twice
+    assert call(*submit) == 0
+    assert "nothing to queue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["cluster.gpus=1", "cluster.capability='9.0'"], "cluster.gpus=1: no node of partition main"),
+        (["cluster.memory_gb=100000"], "cluster.memory_gb=100000: no node"),
+        (["cluster.hours=2"], "cluster.hours=2: partition main ends jobs after 1 hours"),
+        (["cluster.partition=mian"], "did you mean 'main'"),
+        (["cluster.partition=closed"], "partition closed is down"),
+        (["cluster.options=[--qos=gold]"], "sbatch refused"),
+    ],
+)
+def test_what_cannot_start_is_not_queued(node, call, smallest, tmp_path, capsys, changes, words):
+    small = ["cluster.cpus=1", "cluster.memory_gb=1", "cluster.hours=0.5"]
+    assert call(*sweep(smallest, tmp_path), "action=submit", "cluster=cpu", *small, *changes) == 1
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert words in line and "6 with work left" in shown.out
+    assert not (tmp_path / "tiny" / "slurm").exists() and not node.ask("squeue", "-h")
+
+
+@pytest.mark.skipif(not shutil.which("sbatch"), reason="no SLURM")
+def test_a_sweep_of_hydra_runs_every_job_there_and_ends_with_the_worst_status(node, smallest, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
+    jobs = [*sweep(smallest, tmp_path, samples=1), "-m", "seed=1,2,0.5", "dry_run=true"]
+    launcher = [
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.mem_gb=1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "rr_bench", *jobs, *launcher],
+        env={**node.environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2, done.stderr
+    logs = [path.read_text() for path in tmp_path.rglob("*_log.out")]
+    assert sum("6 cells, 6 with work left" in log for log in logs) == 2

@@ -58,7 +58,7 @@ def group_options(conf: Path = CONF) -> dict[str, list[str]]:
     """Config groups that take one option each, and their options."""
     return {
         group: [f.stem for f in sorted((conf / group).glob("*.yaml"))]
-        for group in ("model", "experiment")
+        for group in ("model", "experiment", "cluster")
     }
 
 

@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from method.attention import BACKENDS
+from rr_bench.config.cluster import check as check_cluster
 from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.latency import check as check_latency
 from rr_bench.config.schema import RunSettings, known_keys
@@ -20,6 +21,8 @@ from rr_bench.tasks.settings import DataSettings
 
 LISTS = ("methods", "tasks", "lengths")
 VERBS = ("run", "calibrate", "search", "latency")
+ACTIONS = ("here", "submit")
+DEVICE_MAPS = (None, "auto", "balanced", "balanced_low_0", "sequential")
 DECODERS = ("auto", "graph", "generate")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
@@ -88,6 +91,14 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
     if settings.verb not in VERBS:
         raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
+    if settings.action not in ACTIONS:
+        raise ConfigError(f"action={settings.action}: {nearest(settings.action, ACTIONS)}")
+    if settings.action == "submit":
+        if settings.verb != "run":
+            raise ConfigError(
+                f"action=submit: verb={settings.verb} runs in one process; start it there"
+            )
+        check_cluster(settings.cluster)
     if settings.workers < 1:
         raise ConfigError(f"workers={settings.workers}: at least 1 is needed")
     if settings.workers > 1 and settings.verb != "run":
@@ -101,6 +112,11 @@ def _check_values(settings: RunSettings) -> None:
     target = settings.target_density
     if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
         raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
+    if settings.model.device_map not in DEVICE_MAPS:
+        raise ConfigError(
+            f"model.device_map={settings.model.device_map}: "
+            f"{nearest(settings.model.device_map, filter(None, DEVICE_MAPS))}"
+        )
     rope = settings.model.rope
     if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
         raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")

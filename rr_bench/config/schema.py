@@ -14,6 +14,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from rr_bench.config.cluster import ClusterSettings
 from rr_bench.config.latency import LatencySettings
 from rr_bench.tasks.settings import DataSettings
 
@@ -42,6 +43,11 @@ class ModelSettings:
     allow_extrapolation: bool = setting(False, "run lengths beyond the model's positions")
     rope: Any = setting(
         None, "RoPE settings laid over the checkpoint's own, such as YaRN's (qwen25_7b_yarn)", key=True
+    )
+    device_map: str | None = setting(
+        None,
+        "spread the layers over the visible GPUs: auto, balanced, balanced_low_0 or sequential, as "
+        "accelerate has it; null: the model is on one device",
     )
 
 
@@ -107,14 +113,27 @@ class RunSettings:
         "run; calibrate (settings for target_density); search (MInference's patterns of a model); "
         "latency (time kernels and prefills)",
     )
+    action: str = setting(
+        "here",
+        "here: run on this machine; submit: queue what is missing on a SLURM cluster (cluster=<name>)",
+    )
     target_density: float | None = setting(None, "density that verb=calibrate aims at, 0 to 1")
     workers: int = setting(
         1, "processes that share the cells, on the visible GPUs in turn; each loads the model"
     )
     slice: str | None = setting(None, "run only part i of n of the cells: i/n, such as 2/8")
+    cells: list[str] | None = setting(
+        None, "run only these cells: starts of their keys, as folders of the store end in"
+    )
+    cluster: ClusterSettings = setting(ClusterSettings, "")
     wandb: WandbSettings = setting(WandbSettings, "")
     latency: LatencySettings = setting(LatencySettings, "")
     dry_run: bool = setting(False, "print the plan and stop")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run has all cells, so that it ends with the table."""
+        return self.slice is None and self.cells is None
 
 
 @dataclass(frozen=True)

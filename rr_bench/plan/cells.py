@@ -30,6 +30,7 @@ from rr_bench.plan.model_facts import (
     resolve_dtype,
     resolve_path,
 )
+from rr_bench.store.cells import cell_key
 from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
 from rr_bench.tasks.sources import identity, newline_stop
@@ -115,14 +116,18 @@ class Plan:
     problems: list[str] = field(default_factory=list)
 
 
-def make_plan(settings: RunSettings) -> Plan:
+def make_plan(settings: RunSettings, device: Device | None = None) -> Plan:
     """Plan a run.
+
+    Args:
+        settings: the run's settings.
+        device: where it will run, if that is not here.
 
     Raises:
         CheckpointError: the model cannot be found, or device or dtype do not fit.
-        ConfigError: a method or task is listed twice.
+        ConfigError: a method or task is listed twice, or ``cells`` names one that is not planned.
     """
-    plan = Plan(model_facts(settings))
+    plan = Plan(model_facts(settings, device))
     methods = _expand(settings.methods, expand_method, plan.problems)
     tasks = _expand(settings.tasks, expand_task, plan.problems)
     _check_distinct(methods, "methods", lambda spec: f"{spec.label} {spec.identity}")
@@ -144,14 +149,36 @@ def make_plan(settings: RunSettings) -> Plan:
         # Every n-th cell, so that each slice gets its share of the long lengths.
         index, count = parse_slice(settings.slice)
         plan.cells = plan.cells[index - 1 :: count]
+    if settings.cells is not None:
+        # What could not be planned is the trouble of whoever chose the cells.
+        plan = Plan(plan.model, _named(plan, settings.cells))
     return plan
 
 
-def model_facts(settings: RunSettings) -> ModelFacts:
-    """Find the model and resolve dtype and device without loading anything."""
+def _named(plan: Plan, keys: list[str]) -> list[Cell]:
+    """The cells whose keys begin with ``keys``."""
+    planned = {cell_key(cell.settings): cell for cell in plan.cells}
+    for key in keys:
+        if not any(full.startswith(key) for full in planned):
+            device = plan.model.device
+            raise ConfigError(
+                f"cells: there is no cell {key} with these settings on {device.name} (capability "
+                f"{device.capability}): a key changes with the settings, the capability of the GPU and "
+                f"the versions of the code{''.join(f'; {problem}' for problem in plan.problems)}"
+            )
+    return [cell for full, cell in planned.items() if full.startswith(tuple(keys))]
+
+
+def model_facts(settings: RunSettings, device: Device | None = None) -> ModelFacts:
+    """Find the model and resolve dtype and device without loading anything.
+
+    Args:
+        settings: the run's settings.
+        device: where the model will run, if that is not here.
+    """
     path = resolve_path(settings.model.path)
     config = read_config(path, settings.model.rope)
-    device = resolve_device(settings.device)
+    device = device or resolve_device(settings.device)
     dtype = resolve_dtype(settings.dtype, config, device)
     file = origin(path)
     fingerprint = model_fingerprint(path) if file is None else file.sha256

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +20,38 @@ Point = tuple[str, str, int]
 """Fingerprint of the model, method label, length."""
 
 
+@dataclass
+class Cost:
+    """What some cells will take.
+
+    Attributes:
+        cells: how many.
+        prompts: samples left.
+        tokens: of all these prompts.
+        seconds: of those prompts whose kind the store has timed.
+        untimed: prompts of the others.
+    """
+
+    cells: int = 0
+    prompts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    untimed: int = 0
+
+    def add(self, cell: Cell, prompts: int, each: float | None) -> None:
+        """Add a cell with ``prompts`` samples left, of ``each`` seconds if that is known."""
+        self.cells += 1
+        self.prompts += prompts
+        self.tokens += prompts * cell.length
+        self.seconds += prompts * (each or 0.0)
+        self.untimed += prompts if each is None else 0
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of what is timed; ``None`` if nothing is."""
+        return None if self.prompts and self.untimed == self.prompts else self.seconds / 3600
+
+
 def wanted_rows(cell: Cell, samples: int) -> int:
     """Rows of a cell: what is asked for, or all of HELMET's official sample if that is less."""
     official = cell.settings["data"]["source"] == "helmet" and cell.task.name in DATASETS
@@ -26,7 +59,10 @@ def wanted_rows(cell: Cell, samples: int) -> int:
 
 
 def measured_seconds(out: str | Path) -> dict[Point, float]:
-    """Median seconds of a sample, prefill and decode, of what a store holds."""
+    """Median seconds of a sample, prefill and decode, of what a store holds.
+
+    Samples during which a kernel was compiled do not count: the next ones will not take as long.
+    """
     found: dict[Point, list[float]] = defaultdict(list)
     cells = read_store(out)[0] if is_store(out) else []
     for cell in cells:
@@ -34,21 +70,33 @@ def measured_seconds(out: str | Path) -> dict[Point, float]:
         found[point] += [
             sample.prefill_s + (sample.decode_s or 0.0)
             for sample in cell.samples
-            if sample.prefill_s is not None
+            if sample.prefill_s is not None and not sample.compiled
         ]
     return {point: median(seconds) for point, seconds in found.items() if seconds}
 
 
+def costs(work: Sequence[tuple[Cell, int]], out: str | Path) -> dict[int, Cost]:
+    """What cells with samples left will take, by length.
+
+    Args:
+        work: cells, and how many samples each has left.
+        out: the store, whose own samples say how long one takes.
+    """
+    known = measured_seconds(out)
+    found: dict[int, Cost] = defaultdict(Cost)
+    for cell, left in work:
+        point = cell.model.fingerprint, cell.method.label, cell.length
+        found[cell.length].add(cell, left, known.get(point))
+    return dict(sorted(found.items()))
+
+
 def cost_line(work: Sequence[tuple[Cell, int]], out: str | Path) -> str:
     """The estimate for cells with samples left, in one line."""
-    known = measured_seconds(out)
-    points = [((c.model.fingerprint, c.method.label, c.length), c.length, n) for c, n in work]
-    prompts = sum(count for *_, count in points)
-    tokens = sum(length * count for _, length, count in points)
+    parts = costs(work, out).values()
+    prompts, tokens = sum(one.prompts for one in parts), sum(one.tokens for one in parts)
+    untimed = sum(one.untimed for one in parts)
     line = f"estimate: {prompts:,} prompts, {tokens / 1e6:,.1f} M tokens"
-    unknown = sum(count for point, _, count in points if point not in known)
-    hours = sum(known.get(point, 0.0) * count for point, _, count in points) / 3600
-    if unknown == prompts:
+    if untimed == prompts:
         return f"{line}; hours unknown until some are measured"
-    rest = f", {unknown:,} prompts of unmeasured cells not counted" if unknown else ""
-    return f"{line}, {hours:,.2f} hours{rest}"
+    rest = f", {untimed:,} prompts of unmeasured cells not counted" if untimed else ""
+    return f"{line}, {sum(one.seconds for one in parts) / 3600:,.2f} hours{rest}"

@@ -52,26 +52,30 @@ def run(settings: RunSettings) -> int:
     for problem in plan.problems:
         console.error("plan", problem)
     store = Store(settings.out)
-    pending = _find_pending(settings, plan, store, console)
+    pending = find_pending(settings, plan, store, console)
     if settings.dry_run:
         return FAILED if console.errors else 0
     try:
-        store.note_plan(plan.problems)
+        if settings.cells is None:
+            store.note_plan(plan.problems)
         if pending:
             start = run_workers if settings.workers > 1 else run_here
             start(settings, plan.model, pending, console)
+    except CheckpointError as error:
+        console.error("workers", error)
+        return FAILED
     except KeyboardInterrupt:
         console.say("interrupted; finished samples are stored, run the same command to go on")
         return INTERRUPTED
     except OSError as error:
         console.error(f"out={settings.out}", error)
         return FAILED
-    if settings.slice is None:
+    if settings.whole:
         _report(settings, plan, console)
     else:
+        part = "the cells asked for are" if settings.slice is None else f"slice {settings.slice} is"
         console.say(
-            f"slice {settings.slice} is done; the table is for all slices together: "
-            f"python -m rr_bench.report {settings.out}"
+            f"{part} done; the table is for all together: python -m rr_bench.report {settings.out}"
         )
     return FAILED if console.errors else 0
 
@@ -95,7 +99,7 @@ def check_out(out: str) -> None:
         ) from error
 
 
-def _find_pending(settings: RunSettings, plan: Plan, store: Store, console: Console) -> list[Work]:
+def find_pending(settings: RunSettings, plan: Plan, store: Store, console: Console) -> list[Work]:
     """Cells with work left, and how many samples that is; prints the plan."""
     pending, lines = [], []
     model = plan.model
