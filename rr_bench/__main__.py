@@ -26,7 +26,7 @@ from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
 from rr_bench.run.pattern_search import search
 from rr_bench.run.run import run
-from rr_bench.store.environment import COMMAND
+from rr_bench.store.environment import COMMAND, SUBMITTED
 from rr_bench.store.terminal import print_long, tolerant_output
 
 USAGE_ERROR = 2
@@ -56,7 +56,8 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print_long(help_text())
         return
-    os.environ[COMMAND] = shlex.join(["python", "-m", "rr_bench", *sys.argv[1:]])
+    own = shlex.join(["python", "-m", "rr_bench", *sys.argv[1:]])
+    os.environ[COMMAND] = os.environ.get(SUBMITTED) or own
     try:
         sys.argv[1:] = prepare(sys.argv[1:])
     except ConfigError as error:

@@ -75,7 +75,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("torch", "transformers", "tqdm", "filelock"),
     ),
     "rr_bench.cluster": (
-        ("rr_bench", "rr_bench.config", "rr_bench.plan", "rr_bench.run", "rr_bench.store"),
+        (
+            *("rr_bench", "rr_bench.config", "rr_bench.plan", "rr_bench.report", "rr_bench.run"),
+            "rr_bench.store",
+        ),
         ("omegaconf",),
     ),
     "rr_bench.__main__": (

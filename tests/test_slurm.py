@@ -111,9 +111,8 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
     wrapper = tmp_path / "python"
     wrapper.write_text(PYTHON.format(folder=tmp_path, python=sys.executable))
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-    # SLURM counts time limits in minutes, and looks at them every 30 s.
-    small = ["cluster.cpus=1", "cluster.memory_gb=1", "cluster.at_once=2", "cluster.hours=0.017"]
-    submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=15", *small]
+    small = ["cluster.cpus=1", "cluster.memory_gb=1", "cluster.at_once=2", "cluster.hours=0.5"]
+    submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=25", *small]
     assert call(*submit, f"cluster.python={wrapper}") == 0
     shown = capsys.readouterr().out
     assert "6 cells, 6 with work left" in shown and "6 tasks, 2 at a time" in shown
@@ -134,10 +133,12 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
     os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
     wait_until(lambda: stored(out) == 3)
     node.ask("scancel", f"{job}_3")
-    # The first hangs until its time is up; the others go past it.
-    wait_until(idle)
+    # The first gets a minute, which SLURM looks at every half; the others go past it.
+    node.ask("scontrol", "update", f"job={job}_1", "TimeLimit=1")
     logs = out / "tiny" / "slurm" / "1" / "logs"
-    assert "back into the queue" in (logs / f"{job}_1.log").read_text()
+    wait_until(lambda: "back into the queue" in (logs / f"{job}_1.log").read_text())
+    node.ask("scontrol", "update", f"job={job}_1", "TimeLimit=30")
+    wait_until(idle)
     assert (out / "tiny" / "summary.csv").is_file() and (logs / f"report_{report}.log").stat().st_size
     assert stored(out) == 4 * 3 + 2
 

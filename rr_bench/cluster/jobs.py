@@ -7,7 +7,9 @@ print. A task is an ordinary run of these settings with ``cells=[..]``, and can 
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,6 +24,7 @@ from rr_bench.config.cluster import ClusterSettings
 from rr_bench.config.schema import RunSettings
 from rr_bench.run.agenda import Work
 from rr_bench.store.cells import SHORT, cell_key
+from rr_bench.store.environment import COMMAND, SUBMITTED
 
 REPORT_MINUTES = 60
 REPORT_GB = 8
@@ -88,7 +91,9 @@ class Submission:
         keys = [",".join(f"'{short_key(one)}'" for one in cells) for cells in self.shares]
         tasks = [f"cells=[{of_task}]" for of_task in keys]
         (self.folder / "tasks.txt").write_text("\n".join(tasks) + "\n", encoding="utf-8")
-        setup = "\n".join(["# cluster.setup", *self.settings.cluster.setup])
+        # The records name the line that was submitted, not the task's own.
+        command = f"export {SUBMITTED}={shlex.quote(os.environ.get(COMMAND, ''))}"
+        setup = "\n".join([command, *self.settings.cluster.setup])
         (self.folder / "environment.sh").write_text(setup + "\n", encoding="utf-8")
 
     def queue(self) -> tuple[str, str]:
@@ -156,7 +161,7 @@ class Submission:
         return [script, str(self.folder), restarts, *python(self.settings.cluster), "-m", *run]
 
     def _report_command(self) -> list[str]:
-        report = [*python(self.settings.cluster), "-m", "rr_bench.report", str(self.out)]
+        report = [*python(self.settings.cluster), "-m", "rr_bench.report", "--wandb", str(self.out)]
         return [str(SLURM / "report.sbatch"), str(self.folder), *report]
 
 

@@ -13,10 +13,10 @@ from rr_bench.config.schema import RunSettings
 from rr_bench.plan.cells import make_plan
 from rr_bench.plan.cost import Cost, costs
 from rr_bench.plan.model_facts import CheckpointError, Device
+from rr_bench.report.wandb_log import WandbError, check_wandb
 from rr_bench.run.agenda import Work
 from rr_bench.run.console import Console
 from rr_bench.run.run import FAILED, check_out, find_pending
-from rr_bench.run.wandb_log import check_wandb
 from rr_bench.store.cells import Store
 
 
@@ -28,7 +28,7 @@ def submit(settings: RunSettings) -> int:
     """
     console = Console()
     try:
-        check_wandb(settings)
+        check_wandb(settings.wandb.mode)
         plan = make_plan(settings, job_device(settings.cluster))
         for problem in plan.problems:
             console.error("plan", problem)
@@ -44,7 +44,7 @@ def submit(settings: RunSettings) -> int:
             console.say("nothing to queue")
         if not settings.dry_run:
             store.note_plan(plan.problems)
-    except (CheckpointError, ClusterError, ConfigError, OSError) as error:
+    except (CheckpointError, ClusterError, ConfigError, WandbError, OSError) as error:
         console.error("submit", error)
     return FAILED if console.errors else 0
 

@@ -42,7 +42,7 @@ from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.memory import OutOfMemory, memory_guard
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.shared_prefill import Passage, plan_passages
-from rr_bench.model.spread import devices
+from rr_bench.model.spread import devices, synchronise
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
 
@@ -288,9 +288,7 @@ class SparseHFLM(HFLM):
         return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
 
     def _now(self) -> float:
-        for device in self.devices:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+        synchronise(self.devices)
         return time.perf_counter()
 
     def _guard(self, tokens: int) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import NO_KEEP
 from rr_bench.model.hook import HookError, sparse_prefill
-from rr_bench.model.spread import check_spread
+from rr_bench.model.spread import check_gpus, check_spread
 from rr_bench.plan.families import native_positions
 from rr_bench.plan.model_facts import CheckpointError, Device, lay_rope
 
@@ -56,11 +56,7 @@ def load_model(
     Raises:
         CheckpointError: the folder does not load, or no method can be put into its attention.
     """
-    if device_map is not None and device.kind != "cuda":
-        raise CheckpointError(
-            f"model.device_map={device_map} spreads a model over GPUs, the run is on {device.kind}: "
-            "leave it out"
-        )
+    check_gpus(device, device_map)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -81,12 +77,7 @@ def load_model(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"model.path={path} does not load: {error}") from error
     model, report = loaded
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise CheckpointError(
-            f"model.path={path} does not load: {len(report['missing_keys'])} weights are not in its "
-            f"files and would be random ({missing}, ...)"
-        )
+    _check_whole(path, report["missing_keys"])
     if device_map is None:
         model = model.to(device.kind)
     else:
@@ -94,6 +85,14 @@ def load_model(
     model.eval()
     _try_out(path, model)
     return LoadedModel(model, tokenizer)
+
+
+def _check_whole(path: Path, missing: Collection[str]) -> None:
+    if missing:
+        raise CheckpointError(
+            f"model.path={path} does not load: {len(missing)} weights are not in its files and would "
+            f"be random ({', '.join(sorted(missing)[:3])}, ...)"
+        )
 
 
 def _try_out(path: Path, model: PreTrainedModel) -> None:

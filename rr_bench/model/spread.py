@@ -35,6 +35,19 @@ def split(model: PreTrainedModel) -> dict[str, str] | None:
     return found
 
 
+def check_gpus(device: Device, device_map: str | None) -> None:
+    """Refuse to spread a model where there are no GPUs.
+
+    Raises:
+        CheckpointError: there are none, and ``device_map`` is set.
+    """
+    if device_map is not None and device.kind != "cuda":
+        raise CheckpointError(
+            f"model.device_map={device_map} spreads a model over GPUs, the run is on {device.kind}: "
+            "leave it out"
+        )
+
+
 def check_spread(path: Path, model: PreTrainedModel, device: Device, device_map: str) -> None:
     """Refuse a spread model with layers outside the GPUs, or on GPUs of two kinds.
 
@@ -57,6 +70,13 @@ def check_spread(path: Path, model: PreTrainedModel, device: Device, device_map:
             f"model.device_map={device_map}: the GPUs have different compute capabilities "
             f"({', '.join(sorted(kinds))}): choose equal ones with CUDA_VISIBLE_DEVICES"
         )
+
+
+def synchronise(places: list[torch.device]) -> None:
+    """Wait until all GPUs among the devices have done what they were given."""
+    for place in places:
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

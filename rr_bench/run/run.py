@@ -40,8 +40,8 @@ def run(settings: RunSettings) -> int:
     """
     console = Console()
     try:
-        # A slice logs nothing itself, so its node needs no network.
-        check_wandb(settings.wandb.mode, ask=settings.slice is None)
+        # A part of the cells logs nothing itself, so its node needs no network.
+        check_wandb(settings.wandb.mode, ask=settings.whole)
         plan = make_plan(settings)
         if not settings.dry_run:
             check_out(settings.out)
@@ -145,7 +145,7 @@ def _report(settings: RunSettings, plan: Plan, console: Console) -> None:
 def _note_wandb(settings: RunSettings) -> None:
     """Note that the store is to be logged: who reports on all slices of a run finds it there."""
     if settings.wandb.mode != "disabled":
-        config = redacted(asdict(replace(settings, slice=None)))
+        config = redacted(asdict(replace(settings, slice=None, cells=None)))
         ask_for_wandb(settings.out, settings.wandb.mode, settings.wandb.project, config)
 
 

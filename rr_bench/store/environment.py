@@ -32,6 +32,9 @@ PACKAGES = (
 COMMAND = "RR_BENCH_COMMAND"
 """Variable that holds the run's command line, for worker processes too."""
 
+SUBMITTED = "RR_BENCH_SUBMITTED"
+"""Variable that tells a job of a cluster by which command line it was submitted."""
+
 _CODE = ("method", "rr_bench", "conf", "tasks", "pyproject.toml")
 _GPU_STATE = {
     "clocks.sm": "sm_clock_mhz",
