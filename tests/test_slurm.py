@@ -112,7 +112,7 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
     wrapper.write_text(PYTHON.format(folder=tmp_path, python=sys.executable))
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     small = ["cluster.cpus=1", "cluster.memory_gb=1", "cluster.at_once=2", "cluster.hours=0.5"]
-    submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=25", *small]
+    submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=90", *small]
     assert call(*submit, f"cluster.python={wrapper}") == 0
     shown = capsys.readouterr().out
     assert "6 cells, 6 with work left" in shown and "6 tasks, 2 at a time" in shown
@@ -133,8 +133,9 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
     os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
     wait_until(lambda: stored(out) == 3)
     node.ask("scancel", f"{job}_3")
-    # The first gets a minute, which SLURM looks at every half; the others go past it.
-    node.ask("scontrol", "update", f"job={job}_1", "TimeLimit=1")
+    # The first has one to two minutes left now, at which SLURM looks every half; the others go past it.
+    ran = node.ask("squeue", "-h", "-j", f"{job}_1", "-o", "%M").partition(":")[0]
+    node.ask("scontrol", "update", f"job={job}_1", f"TimeLimit={int(ran) + 2}")
     logs = out / "tiny" / "slurm" / "1" / "logs"
     wait_until(lambda: "back into the queue" in (logs / f"{job}_1.log").read_text())
     node.ask("scontrol", "update", f"job={job}_1", "TimeLimit=30")

@@ -20,6 +20,7 @@ Examples
   python -m rr_bench +experiment=latency                          times instead of scores
   python -m rr_bench workers=8                         eight processes on this machine's GPUs
   python -m rr_bench slice=2/8                         the second of eight shares of the cells
+  python -m rr_bench action=submit cluster=gpu         queue what is missing on a SLURM cluster
   python -m rr_bench wandb=offline                     log table, figures and metrics to W&B files
   python -m rr_bench --cfg job                         print the composed settings
   python -m rr_bench -m seed=1,2                       one run after the other
