@@ -162,7 +162,7 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
         (["cluster.hours=2"], "cluster.hours=2: partition main ends jobs after 1 hours"),
         (["cluster.partition=mian"], "did you mean 'main'"),
         (["cluster.partition=closed"], "partition closed is down"),
-        (["cluster.options=[--qos=gold]"], "sbatch refused"),
+        (["cluster.options=['--constraint=fast']"], "sbatch refused: sbatch: error"),
     ],
 )
 def test_what_cannot_start_is_not_queued(node, call, smallest, tmp_path, capsys, changes, words):

@@ -32,7 +32,7 @@ class ClusterSettings:
     restarts: int = _setting(20, "how often a task goes back into the queue at its time limit")
     grace_s: int = _setting(120, "seconds before the time limit at which it puts its work away")
     report_partition: str | None = _setting(None, "partition of the report; null: the same")
-    options: list[str] = _setting([], "more options for sbatch, such as [--account=lab]")
+    options: list[str] = _setting([], "more options for sbatch, such as ['--account=lab']")
     setup: list[str] = _setting([], "lines of shell that run first, such as ['module load cuda']")
     container: str | None = _setting(
         None, "what runs python in a container, such as 'apptainer exec --nv image.sif'"
