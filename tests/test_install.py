@@ -17,7 +17,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("method", "rr_bench")
-FOLDERS = {"conf": "rr_bench/conf", "tasks": "rr_bench/task_files", "results/paper": "rr_bench/paper"}
+FOLDERS = {
+    "conf": "rr_bench/conf",
+    "tasks": "rr_bench/task_files",
+    "results/paper": "rr_bench/paper",
+    "slurm": "rr_bench/slurm",
+}
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
