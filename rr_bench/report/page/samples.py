@@ -72,6 +72,7 @@ def sample_data(cells: Sequence[StoredCell], frozen: bool, room: int = ROOM) -> 
             "link": place if frozen else f"{place}/samples.jsonl",
             "samples": [],
         }
+        data.room -= _size(data.cells[short])
         picked.append(_telling(cell, dense))
     _fill(data, list(data.cells), picked)
     return data
