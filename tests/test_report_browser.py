@@ -57,17 +57,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page of 2 methods, 8 lengths, and 2 samples each; the first sparse sample goes wrong."""
+    """A page of 2 methods, 8 lengths, and 3 samples each: the first sparse one fails at half of the
+    lengths, the last has three graded questions.
+    """
     out = tmp_path_factory.mktemp("store")
     for step in range(1, 9):
         for method, answers in ((FULL, ["7 it is", "7"]), (RR, ["7 is it", "7"])):
+            bits = "111" if method is FULL else "101"
             with open_cell(out, method, length=1024 * step) as cell:
                 for uid, text in enumerate(answers):
                     score = 0.0 if text == "7 is it" and step > 4 else 1.0
                     head = "Find the number.\nIt is 7." if method is FULL else ""
                     made = {"output": text, "density": 0.3, "prompt_head": head}
                     cell.append(record(str(uid), score, length=1024 * step, **made))
-                cell.finish(2)
+                graded = {"output": bits, "questions": 3, "golds": ["a", "b", "c"]}
+                cell.append(record("2", 1.0, length=1024 * step, **graded))
+                cell.finish(3)
     write_report(out)
     return (out / "report.html").as_uri()
 
@@ -92,9 +97,9 @@ def requests(browser: Chrome) -> set[str]:
 
 def column(page: Chrome, name: str) -> list[str]:
     """Visible texts of a column of the table of cells."""
-    heads = [one.text for one in page.find_elements(By.CSS_SELECTOR, "#table-2 th")]
+    heads = [one.text for one in page.find_elements(By.CSS_SELECTOR, "#table-1 th")]
     place = next(i for i, head in enumerate(heads, 1) if head.split()[0] == name)
-    cells = page.find_elements(By.CSS_SELECTOR, f"#table-2 tbody td:nth-child({place})")
+    cells = page.find_elements(By.CSS_SELECTOR, f"#table-1 tbody td:nth-child({place})")
     return [cell.text for cell in cells if cell.is_displayed()]
 
 
@@ -104,7 +109,7 @@ def until(page: Chrome, done: Callable[[], object]) -> None:
 
 
 def head(page: Chrome, name: str) -> Any:
-    return page.find_element(By.XPATH, f"//table[@id='table-2']//th/button[text()='{name}']")
+    return page.find_element(By.XPATH, f"//table[@id='table-1']//th/button[text()='{name}']")
 
 
 def look(page: Chrome, name: str, width: int = 1200, dark: bool = False) -> None:
@@ -126,32 +131,37 @@ def test_tables_sort_by_number_and_word_and_filter(page):
     assert column(page, "length") == lengths[::-1]
     head(page, "recovery").click()
     values = column(page, "recovery")
-    assert values[:8] == ["50.0 (0–100)"] * 4 + ["100.0 (100–100)"] * 4 and values[8:] == ["–"] * 8
+    assert values[:8] == ["66.7 (0–100)"] * 4 + ["100.0 (100–100)"] * 4 and values[8:] == ["–"] * 8
     head(page, "method").click()
     assert column(page, "method") == ["full"] * 8 + ["rr(tau=0.95)"] * 8
-    page.find_element(By.CSS_SELECTOR, "input[data-filters='table-2']").send_keys("rr 8k")
+    page.find_element(By.CSS_SELECTOR, "input[data-filters='table-1']").send_keys("rr 8k")
     assert column(page, "method") == ["rr(tau=0.95)"]
     look(page, "sorted")
 
 
 def test_a_row_leads_to_its_samples_and_back(page):
-    page.find_element(By.CSS_SELECTOR, "input[data-filters='table-2']").send_keys("rr 8k")
-    page.find_element(By.CSS_SELECTOR, "#table-2 tbody tr:not([hidden]) a").click()
+    page.find_element(By.CSS_SELECTOR, "input[data-filters='table-1']").send_keys("rr 8k")
+    page.find_element(By.CSS_SELECTOR, "#table-1 tbody tr:not([hidden]) a").click()
     until(page, lambda: page.find_elements(By.CSS_SELECTOR, ".sample"))
     samples = page.find_elements(By.CSS_SELECTOR, ".sample")
-    assert [sample.text.split("\n")[0] for sample in samples] == ["0", "1"]
+    assert [sample.text.split("\n")[0] for sample in samples] == ["0", "1", "2"]
     assert "differs from dense at character 4" in samples[0].text
     assert "output as dense" in samples[1].text
+    assert "1 question of 3 differ, first 2" in samples[2].text
     samples[0].find_element(By.TAG_NAME, "summary").click()
     until(page, lambda: samples[0].find_elements(By.CSS_SELECTOR, "dd.text"))
     shown = samples[0].find_elements(By.CSS_SELECTOR, "dd.text")
     assert [one.text for one in shown] == ["Find the number.\nIt is 7.", "7", "7 is it", "7 it is"]
     marks = samples[0].find_elements(By.TAG_NAME, "mark")
     assert [mark.text for mark in marks] == ["s it", "t is"]
+    samples[2].find_element(By.TAG_NAME, "summary").click()
+    until(page, lambda: samples[2].find_elements(By.TAG_NAME, "mark"))
+    marks = samples[2].find_elements(By.TAG_NAME, "mark")
+    assert [mark.text for mark in marks] == ["0", "1"]
     look(page, "sample")
     page.back()
     page.find_element(By.CSS_SELECTOR, "#cell option:nth-child(2)").click()
-    assert len(page.find_elements(By.CSS_SELECTOR, ".sample")) == 2
+    assert len(page.find_elements(By.CSS_SELECTOR, ".sample")) == 3
 
 
 def test_a_keyboard_is_enough(page):
@@ -159,7 +169,7 @@ def test_a_keyboard_is_enough(page):
     page.execute_script("arguments[0].focus()", button)
     button.send_keys(Keys.ENTER)
     assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
-    link = page.find_element(By.CSS_SELECTOR, "#table-2 tbody a")
+    link = page.find_element(By.CSS_SELECTOR, "#table-1 tbody a")
     link.send_keys(Keys.ENTER)
     until(page, lambda: page.switch_to.active_element.get_attribute("id") == "samples-title")
     # The choice of a cell comes next, then the samples.
@@ -173,7 +183,7 @@ def test_a_keyboard_is_enough(page):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_needs_no_sideways_scrolling_and_the_dark_is_dark(page, dark):
-    page.find_element(By.CSS_SELECTOR, "#table-2 tbody a").click()
+    page.find_element(By.CSS_SELECTOR, "#table-1 tbody a").click()
     until(page, lambda: page.find_elements(By.CSS_SELECTOR, ".sample"))
     for width in (360, 1200):
         look(page, f"{'dark' if dark else 'light'}-{width}", width, dark)

@@ -242,7 +242,7 @@ def test_500_cells_of_100_samples_stay_below_5_megabytes() -> None:
     keys = list(data.cells)
     pictures = [(f"figure-{i}", script_json("x" * 100_000)) for i in range(40)]
     tables = [page_table("Methods", text), page_table("Cells", text, keys)]
-    page = with_figures(Page("Title", "", [], tables, samples=samples), pictures)
+    page = with_figures(Page("Title", "", [], tables=tables, samples=samples), pictures)
     assert sum(len(figure.svg) for figure in page.figures) <= FIGURES_ROOM
     assert page.figures[-1].link == "figures/figure-39.png"
     assert len(render(page).encode()) < 5_000_000

@@ -17,6 +17,7 @@ from rr_bench.report.environment import commands, environment_values
 from rr_bench.report.headline import score_tables
 from rr_bench.report.page.samples import sample_data
 from rr_bench.report.render import cell_table, definitions
+from rr_bench.report.table import Table
 from rr_bench.report.tables import Summary
 from rr_bench.report.verdict import verdict
 from rr_bench.store.cells import SHORT
@@ -35,11 +36,19 @@ _NUMBER = re.compile(r"[<>]?\s*-?\d")
 
 @dataclass(frozen=True)
 class Row:
-    """A row as text; ``cell`` is the short key of the cell behind it, if it is one cell's."""
+    """A row as text.
+
+    Attributes:
+        texts: a text per column.
+        cell: short key of the cell behind it, if it is one cell's.
+        verdict: its verdict, if it has one.
+        best: places of the columns that it is the best of.
+    """
 
     texts: tuple[str, ...]
     cell: str = ""
     verdict: str = ""
+    best: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class PageTable:
     rows: list[Row]
     more: int = 0
     link: str = ""
+    caption: str = ""
 
     @property
     def leads(self) -> bool:
@@ -81,6 +91,7 @@ class Page:
     title: str
     subtitle: str
     verdict: Sequence[str]
+    headline: PageTable | None = None
     tables: Sequence[PageTable] = ()
     figures: Sequence[PageFigure] = ()
     problems: Sequence[str] = ()
@@ -106,10 +117,7 @@ def summary_page(
     samples = sum(len(cell.samples) for cell in summary.cells)
     name = folder.resolve().name
     records = [cell.env for cell in summary.cells]
-    tables = [
-        page_table(table.title, table.text(), link=f"tables/{table.name}.csv")
-        for table in score_tables(summary)
-    ]
+    first, *tables = [*map(own_table, score_tables(summary))] or [None]
     if len(categories.columns):
         tables.append(page_table("HELMET categories", categories, link="categories.csv"))
     if len(cells):
@@ -119,7 +127,8 @@ def summary_page(
         title=" · ".join(["Score recovery", *sorted(map(str, summary.frame["model"].unique()))[:3]]),
         subtitle=f"{name}: {count(len(summary.cells), 'cell')}, {count(samples, 'sample')}",
         verdict=verdict(summary.standings),
-        tables=tables,
+        headline=first,
+        tables=[table for table in tables if table is not None],
         problems=[redact(line) for line in summary.problems],
         notes=[redact(line) for line in (*summary.notes, *notes)],
         terms=terms(definitions(summary.margin)),
@@ -172,6 +181,18 @@ def page_table(
         for texts, key, word in zip(shown.itertuples(index=False), keys, verdicts, strict=False)
     ]
     return PageTable(title, tuple(map(str, frame.columns)), rows, len(frame) - len(rows), link)
+
+
+def own_table(table: Table) -> PageTable:
+    """A table of the report, its best marked."""
+    text = table.text()
+    shown = page_table(table.title, text, link=f"tables/{table.name}.csv")
+    places = {str(name): place for place, name in enumerate(text)}
+    rows = [
+        replace(row, best=tuple(places[name] for at, name in table.best if at == number))
+        for number, row in enumerate(shown.rows)
+    ]
+    return replace(shown, rows=rows, caption=table.caption)
 
 
 def samples_json(summary: Summary, folder: Path) -> Markup:

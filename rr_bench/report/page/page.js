@@ -79,6 +79,15 @@ function marked(text, at) {
   return box;
 }
 
+// Of many graded questions, those that the other side answered differently.
+function markedEach(text, other) {
+  const box = make("dd", undefined, "text");
+  for (let i = 0; i < text.length; i += 1) {
+    box.append(other !== undefined && text[i] !== other[i] ? make("mark", text[i]) : text[i]);
+  }
+  return box;
+}
+
 function differs(sample, answer) {
   if (sample.e) return "failed";
   if (!answer) return "";
@@ -115,8 +124,9 @@ function details(sample, prompt, answer) {
   if (!prompt.head) add("text", make("dd", "not stored", "quiet"));
   add("gold", text(prompt.gold));
   if (sample.e) add("error", text(sample.e));
-  else add(sample.q ? "right (1) or wrong (0)" : "output", marked(sample.o, sample.at));
-  if (answer) add("dense", marked(answer.o, sample.at));
+  else if (sample.q) add("right (1) or wrong (0)", markedEach(sample.o, answer?.o));
+  else add("output", marked(sample.o, sample.at));
+  if (answer) add("dense", sample.q ? markedEach(answer.o, sample.o) : marked(answer.o, sample.at));
   if (sample.w) {
     add("output, where it differs", text(`… ${sample.w[0]} …`));
     add("dense, there", text(`… ${sample.w[1]} …`));
