@@ -117,7 +117,8 @@ def summary_page(
     samples = sum(len(cell.samples) for cell in summary.cells)
     name = folder.resolve().name
     records = [cell.env for cell in summary.cells]
-    first, *tables = [*map(own_table, score_tables(summary))] or [None]
+    tables = [own_table(table) for table in score_tables(summary)]
+    found = len(tables) > 0
     if len(categories.columns):
         tables.append(page_table("HELMET categories", categories, link="categories.csv"))
     if len(cells):
@@ -127,8 +128,8 @@ def summary_page(
         title=" · ".join(["Score recovery", *sorted(map(str, summary.frame["model"].unique()))[:3]]),
         subtitle=f"{name}: {count(len(summary.cells), 'cell')}, {count(samples, 'sample')}",
         verdict=verdict(summary.standings),
-        headline=first,
-        tables=[table for table in tables if table is not None],
+        headline=tables[0] if found else None,
+        tables=tables[found:],
         problems=[redact(line) for line in summary.problems],
         notes=[redact(line) for line in (*summary.notes, *notes)],
         terms=terms(definitions(summary.margin)),
