@@ -24,6 +24,7 @@ VERBS = ("run", "calibrate", "search", "latency")
 ACTIONS = ("here", "submit")
 DEVICE_MAPS = (None, "auto", "balanced", "balanced_low_0", "sequential")
 DECODERS = ("auto", "graph", "generate")
+POSITIONS = ("original", "transformers")
 WANDB_MODES = ("disabled", "offline", "online")
 KEEP_NAMES = ("paper", "equal", "none")
 KEEP_FIELDS = ("sink", "diagonal", "last_row")
@@ -126,6 +127,10 @@ def _check_values(settings: RunSettings) -> None:
         value, choices = getattr(settings.data, one.name), one.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
+    if settings.model.positions not in POSITIONS:
+        raise ConfigError(
+            f"model.positions={settings.model.positions}: {nearest(settings.model.positions, POSITIONS)}"
+        )
     if settings.decode not in DECODERS:
         raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
     check_keep(settings.keep)

@@ -49,6 +49,12 @@ class ModelSettings:
         "spread the layers over the visible GPUs: auto, balanced, balanced_low_0 or sequential, as "
         "accelerate has it; null: the model is on one device",
     )
+    positions: str = setting(
+        "original",
+        "positions of video tokens: original (as Qwen trained its models) or transformers (the installed "
+        "release's)",
+        key=True,
+    )
 
 
 @dataclass

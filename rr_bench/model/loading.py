@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,7 +23,7 @@ from method.full import FullAttention
 from method.keep import NO_KEEP
 from rr_bench.model.hook import HookError, sparse_prefill
 from rr_bench.model.spread import check_gpus, check_spread
-from rr_bench.plan.families import native_positions
+from rr_bench.plan.families import VIDEO_FAMILIES, native_positions
 from rr_bench.plan.model_facts import CheckpointError, Device, lay_rope
 
 
@@ -64,7 +65,9 @@ def load_model(
             text = config.get_text_config(decoder=True)
             own = getattr(text, "rope_parameters", None)
             text.rope_parameters = lay_rope(own, rope, native_positions(text.to_dict()))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        seeing = config.model_type in VIDEO_FAMILIES
+        auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        loaded: Any = auto.from_pretrained(
             path,
             config=config,
             dtype=getattr(torch, dtype),

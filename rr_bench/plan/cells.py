@@ -21,10 +21,12 @@ from rr_bench.config.reading import parse_slice
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
 from rr_bench.config.schema import RunSettings
 from rr_bench.plan.device import resolve_device
+from rr_bench.plan.families import VIDEO_FAMILIES
 from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import (
     HUB_ID,
     MODEL_VERSION,
+    VISION_VERSION,
     Device,
     read_config,
     resolve_dtype,
@@ -33,7 +35,7 @@ from rr_bench.plan.model_facts import (
 from rr_bench.store.cells import cell_key
 from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
-from rr_bench.tasks.sources import identity, newline_stop
+from rr_bench.tasks.sources import VIDEO_TASKS, identity, newline_stop
 
 Spec = TypeVar("Spec")
 
@@ -59,6 +61,11 @@ class ModelFacts:
     fingerprint: str
     dtype: str
     device: Device
+
+    @property
+    def video(self) -> bool:
+        """Whether it can be given a video."""
+        return self.config.get("whole_type") in VIDEO_FAMILIES
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,10 @@ def make_plan(settings: RunSettings, device: Device | None = None) -> Plan:
     methods.sort(key=lambda spec: not spec.dense)
     of_method = [_method_settings(settings, plan.model, method) for method in methods]
     of_run = _run_settings(settings, plan.model)
+    if not plan.model.video:
+        blind = [task.name for task in tasks if task.name in VIDEO_TASKS]
+        plan.problems += [f"tasks: {name} needs a model that can be given a video" for name in blind]
+        tasks = [task for task in tasks if task.name not in blind]
     for length in sorted(settings.lengths):
         for task in tasks:
             try:
@@ -242,12 +253,14 @@ def _run_settings(settings: RunSettings, model: ModelFacts) -> dict[str, Any]:
 
 def _task_settings(settings: RunSettings, task: TaskSpec, length: int) -> dict[str, Any]:
     """The part of the key that a task at one length decides."""
+    video = task.name in VIDEO_TASKS
     return {
         "task": task.name,
         "length": length,
         "newline_stop": newline_stop(task.name, settings.newline_stop, thinking=settings.data.thinking),
         "data": identity(task.name, length, settings.data),
-        "versions": task.versions,
+        "positions": settings.model.positions if video else "original",
+        "versions": task.versions | ({"vision": VISION_VERSION} if video else {}),
     }
 
 
@@ -266,7 +279,13 @@ def _method_settings(
     }
 
 
-_OPTIONAL = {"rope": None, "trust_remote_code": False, "dense_below": 0, "decode": "auto"}
+_OPTIONAL = {
+    "rope": None,
+    "trust_remote_code": False,
+    "dense_below": 0,
+    "decode": "auto",
+    "positions": "original",
+}
 """Settings that a key leaves out at their defaults, so that ones added later change no key."""
 
 

@@ -43,6 +43,9 @@ WINDOW_EVERYWHERE = ("mistral", "mixtral", "phi3", "phimoe", "starcoder2")
 LEARNED_POSITIONS = ("gpt2", "gpt_bigcode", "gpt_neo", "opt", "biogpt", "xglm")
 """Families with a table of positions, which ends where it ends."""
 
+VIDEO_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families that can be given a video, by the type of the whole model."""
+
 SINKS = ("gpt_oss", "mimo_v2_flash", "deepseek_v4", "granite_swa", "granitemoe_swa", "hy_v4")
 ALIBI = ("bloom", "mpt")
 RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")

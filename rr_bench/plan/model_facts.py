@@ -22,6 +22,9 @@ MODEL_VERSION = 1
 """Of :mod:`rr_bench.model`, whose docstring says what it covers. It stands here because a plan is made
 before that package is needed."""
 
+VISION_VERSION = 1
+"""Of :mod:`rr_bench.model.vision`: patches, token layouts, positions, grading and decoding."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -114,7 +117,8 @@ def read_config(path: Path, rope: Mapping[str, Any] | None = None) -> dict[str, 
         raise CheckpointError(f"model.path={path}: config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"model.path={path}: config.json holds no settings")
-    config = {**config, **(config.get("text_config") or {})}
+    whole = config.get("model_type")
+    config = {**config, **(config.get("text_config") or {}), "whole_type": whole}
     reason = unsupported(config)
     if reason is not None:
         raise CheckpointError(f"model.path={path}: {config.get('model_type', 'the model')} {reason}")

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from method.attention import SparsePrefill
 from method.base import Knob
 from rr_bench.config.errors import ConfigError
@@ -25,6 +23,7 @@ from rr_bench.plan.cells import Plan, keep_policy, make_plan
 from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.console import Console
 from rr_bench.run.errors import describe
+from rr_bench.run.prompt import Prompt
 from rr_bench.run.session import Session
 
 TOLERANCE = 0.005
@@ -97,14 +96,14 @@ def calibrate(settings: RunSettings) -> int:
     return 1 if console.errors else 0
 
 
-def calibration_prompts(session: Session, plan: Plan) -> list[Tensor]:
-    """Token ids of every task and length once, whatever the methods."""
+def calibration_prompts(session: Session, plan: Plan) -> list[Prompt]:
+    """Prompts of every task and length once, whatever the methods."""
     cells = {(cell.task.name, cell.length): cell for cell in plan.cells}
-    return [ids for cell in cells.values() for ids in session.prompts(cell)]
+    return [prompt for cell in cells.values() for prompt in session.prompts(cell)]
 
 
 def calibrate_method(
-    session: Session, spec: MethodSpec, prompts: list[Tensor], target: float
+    session: Session, spec: MethodSpec, prompts: list[Prompt], target: float
 ) -> Calibrated:
     """Bisect one method's knob.
 
@@ -122,10 +121,10 @@ def calibrate_method(
             session.settings.backend,
             session.settings.dense_below,
         )
-        shares = [session.prefill(ids, prefill).summary()["density"] for ids in prompts]
+        shares = [session.prefill(prompt, prefill).summary()["density"] for prompt in prompts]
         return math.fsum(shares) / len(shares)
 
-    longest = max(ids.shape[1] for ids in prompts)
+    longest = max(prompt.tokens for prompt in prompts)
     value, found, tried = bisect(density, knob, target, longest)
     defaults = expand_method(spec.name)[0].params
     changed = {key: item for key, item in spec.params.items() if item != defaults[key]}

@@ -167,9 +167,9 @@ def search(settings: RunSettings) -> int:
         console.error("search", error)
         return 1
     method = PatternSearch()
-    for number, ids in enumerate(prompts, 1):
-        console.say(f"prompt {number} of {len(prompts)}: {ids.shape[1]} tokens")
-        session.prefill(ids, SparsePrefill(method, NO_KEEP))
+    for number, prompt in enumerate(prompts, 1):
+        console.say(f"prompt {number} of {len(prompts)}: {prompt.tokens} tokens")
+        session.prefill(prompt, SparsePrefill(method, NO_KEEP))
     folder = Path(settings.out)
     folder.mkdir(parents=True, exist_ok=True)
     for name, as_saved in (("patterns.json", True), ("patterns_found.json", False)):

@@ -17,14 +17,11 @@ import torch
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks import TaskManager
-from torch import Tensor
 
 from method.attention import SparsePrefill
 from method.blocks import BLOCK
 from method.full import FullAttention
 from method.keep import NO_KEEP
-from rr_bench import TASKS
 from rr_bench.config.schema import RunSettings
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.lm import SparseHFLM
@@ -33,8 +30,11 @@ from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.recorder import Recorder
 from rr_bench.model.spread import split
 from rr_bench.plan.cells import Cell, ModelFacts
-from rr_bench.plan.model_facts import check_length, max_positions
+from rr_bench.plan.model_facts import max_positions
 from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
+from rr_bench.run.prompt import Prompt
+from rr_bench.run.tasks import VideoTask, load_task
+from rr_bench.run.video_cells import VideoCells
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.environment import environment
 from rr_bench.store.records import SampleRecord, prompt_parts
@@ -76,7 +76,10 @@ class Session:
             max_length=own or UNLIMITED,
             decode=settings.decode,
         )
-        self._task: tuple[tuple[str, int], ConfigurableTask] | None = None
+        self.videos = None
+        if model.video:
+            self.videos = VideoCells(loaded, dense, settings, own or UNLIMITED)
+        self._task: tuple[tuple[str, int], ConfigurableTask | VideoTask] | None = None
         self._warm: set[tuple[str, int]] = set()
 
     def open_cell(self, cell: Cell, store: Store) -> CellWriter:
@@ -87,24 +90,40 @@ class Session:
         self.lm.prefill = SparsePrefill(
             cell.method.build(), cell.keep, self.settings.backend, self.settings.dense_below
         )
+        if self.videos is not None:
+            self.videos.lm.prefill = self.lm.prefill
         return store.open_cell(cell.settings, cell.label, cell.info, self._environment())
 
-    def prompts(self, cell: Cell) -> list[Tensor]:
-        """What prefill gets of the cell's prompts, all tokens but the last: int64 ``[1, L]`` each.
+    def _videos(self) -> VideoCells:
+        """What asks about videos.
+
+        Raises:
+            CellFailed: the model cannot be given one.
+        """
+        if self.videos is None:
+            raise CellFailed(f"{self.model.name} cannot be given a video: choose a model that can")
+        return self.videos
+
+    @torch.no_grad()
+    def prompts(self, cell: Cell) -> list[Prompt]:
+        """What prefill gets of the cell's prompts.
 
         Raises:
             CheckpointError: the length is beyond the model.
         """
-        check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
-        docs = list(self._load_task(cell).eval_docs)[: self.settings.samples]
+        task = self._load_task(cell)
+        docs = list(task.eval_docs)[: self.settings.samples]
+        if isinstance(task, VideoTask):
+            return [self._videos().prompt(doc) for doc in docs]
         ids = [self.lm.prompt_ids(doc["prompt"], chat=doc["chat"])[:-1] for doc in docs]
-        return [torch.tensor([one], device=self.lm.device) for one in ids]
+        inputs = [torch.tensor([one], device=self.lm.device) for one in ids]
+        return [Prompt(one.shape[1], {"input_ids": one}) for one in inputs]
 
     @torch.no_grad()
-    def prefill(self, ids: Tensor, prefill: SparsePrefill) -> Recorder:
-        """Run the decoder body once over ``ids`` under ``prefill``; what the hook saw."""
+    def prefill(self, prompt: Prompt, prefill: SparsePrefill) -> Recorder:
+        """Run the decoder body once over a prompt under ``prefill``; what the hook saw."""
         with sparse_prefill(self.lm.model, prefill) as recorder:
-            self.lm.model.base_model(input_ids=ids, use_cache=False)
+            self.lm.model.get_decoder()(**prompt.inputs, use_cache=False)
         return recorder
 
     def run_cell(
@@ -126,13 +145,12 @@ class Session:
             CheckpointError: the length is beyond the model.
             DeviceLost: the device answers no more.
         """
-        check_length(cell.length, cell.model.config, self.settings.model.allow_extrapolation)
         task = self._load_task(cell)
         docs = list(task.eval_docs)[: self.settings.samples]
         notes = json.loads(task.eval_docs.info.description or "{}")
         if notes:
             writer.note_data(notes)
-        waiting = [doc["prompt"] for doc in docs if doc["uid"] not in writer.finished]
+        waiting = [doc for doc in docs if doc["uid"] not in writer.finished]
         if waiting:
             self._warm_up(cell, waiting[0])
         for doc_id, doc in enumerate(docs):
@@ -151,7 +169,7 @@ class Session:
     def _run_sample(
         self,
         cell: Cell,
-        task: ConfigurableTask,
+        task: ConfigurableTask | VideoTask,
         doc_id: int,
         doc: Mapping[str, Any],
         sha: str,
@@ -184,8 +202,12 @@ class Session:
         writer.append(record)
         return record
 
-    def _score(self, task: ConfigurableTask, doc_id: int, doc: Mapping[str, Any]) -> dict[str, Any]:
+    def _score(
+        self, task: ConfigurableTask | VideoTask, doc_id: int, doc: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Ask the model, grade the answers, and collect what it cost."""
+        if isinstance(task, VideoTask):
+            return self._videos().score(task.name, doc)
         name = task.task_name
         context = task.fewshot_context(doc, num_fewshot=0)
         made = task.construct_requests(doc=doc, ctx=context, metadata=(name, doc_id, 1))
@@ -207,45 +229,30 @@ class Session:
             "decode_s": stats.decode_s,
         }
 
-    def _load_task(self, cell: Cell) -> ConfigurableTask:
-        """The lm-eval task at this length; the last one is kept, as its cells follow each other."""
+    def _load_task(self, cell: Cell) -> ConfigurableTask | VideoTask:
+        """The task at this length; the last one is kept, as its cells follow each other."""
         key = (cell.task.name, cell.length)
         if self._task is None or self._task[0] != key:
             self._task = None
-            data = self.settings.data
-            metadata = {
-                "length": cell.length,
-                "samples": self.settings.samples,
-                "seed": self.settings.seed,
-                "tokenizer": str(self.model.path),
-                "pretrained": str(self.model.path),
-                "trust_remote_code": self.settings.model.trust_remote_code,
-                "newline_stop": False,  # the model stops at tokens, not at a string
-                **vars(data),
-            }
-            manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
-            try:
-                self._task = key, manager.load([cell.task.name])["tasks"][cell.task.name]
-            except (ValueError, OSError) as error:
-                for name, path in vars(data).items():
-                    if isinstance(path, str) and path in str(error):
-                        raise CellFailed(f"data.{name}: {error}") from error
-                raise
+            self._task = key, load_task(cell, self.settings)
         return self._task[1]
 
-    def _warm_up(self, cell: Cell, prompt: str) -> None:
+    def _warm_up(self, cell: Cell, doc: Mapping[str, Any]) -> None:
         """Compile the kernels that the cell's prompts need before one of them is timed.
 
         Args:
             cell: the cell; :meth:`open_cell` has prepared its method.
-            prompt: the first prompt that will be timed.
+            doc: the first row that will be timed.
         """
-        ids = self.lm.tok_encode(prompt)[:-1][: self.lm.max_length]
         device = self.lm.device.type
         # What is ready stays so in this process: kernels of a shape, and without any, the threads.
         key = (cell.method.label, cell.length) if device == "cuda" else ("", 0)
         new = key not in self._warm
         self._warm.add(key)
+        if "video" in doc:
+            self._videos().warm_up(doc, new)
+            return
+        ids = self.lm.tok_encode(doc["prompt"])[:-1][: self.lm.max_length]
         for length in warm_up_lengths(len(ids), device, new):
             self.lm.warm_up(ids[:length])
 

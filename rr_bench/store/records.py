@@ -55,6 +55,9 @@ class SampleRecord:
         prefill_s: seconds of the prompt's forward pass.
         compiled: a kernel was compiled during that pass, so its seconds are no measurement.
         decode_s: seconds of generation after it.
+        letter: option read from the output (tasks about videos), or None.
+        argmax_letter: likeliest of the four letters where the answer begins: never unparsable.
+        answered: whether an option could be read; None where the task has none.
         error: why there is no score, or None.
         schema: version of this layout.
     """
@@ -79,6 +82,9 @@ class SampleRecord:
     prefill_s: float | None = None
     compiled: bool = False
     decode_s: float | None = None
+    letter: str | None = None
+    argmax_letter: str | None = None
+    answered: bool | None = None
     error: str | None = None
     schema: int = SCHEMA
 

@@ -25,6 +25,9 @@ from rr_bench.tasks.settings import DataSettings, Settings
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""
 
+VIDEO_TASKS = ("video_cards", "video_cards_prefill")
+"""Tasks about videos, which the project's own loop runs: lm-eval gives a model no video."""
+
 CATEGORIES: dict[str, ModuleType] = {
     "recall": niah,
     "rag": kilt,
@@ -43,8 +46,8 @@ def module_of(task: str) -> ModuleType:
     Raises:
         ValueError: there is no such task.
     """
-    if task not in (*TASKS, *DATASETS):
-        names = ", ".join(dict.fromkeys([*TASKS, *DATASETS]))
+    if task not in (*TASKS, *VIDEO_TASKS, *DATASETS):
+        names = ", ".join(dict.fromkeys([*TASKS, *VIDEO_TASKS, *DATASETS]))
         raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
     own = f"{datasets.__name__}.{task}"
     return import_module(own) if find_spec(own) else CATEGORIES[DATASETS[task].category]
@@ -82,7 +85,7 @@ def source_of(task: str, length: int, data: DataSettings) -> str:
     Raises:
         ValueError: as :func:`source_files`.
     """
-    if task not in TASKS:
+    if task not in (*TASKS, *VIDEO_TASKS):
         return "helmet"
     found = source_files(task, length, data)
     return "helmet" if found and found != [data.path("haystack")] else "generated"

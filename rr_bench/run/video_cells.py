@@ -1,0 +1,112 @@
+"""The part of a session that scores prompts about videos, which lm-eval has no way to give a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from method.attention import SparsePrefill
+from rr_bench.config.schema import RunSettings
+from rr_bench.model.loading import LoadedModel
+from rr_bench.model.recorder import RequestStats
+from rr_bench.model.vision.inputs import Seen, VideoFacts, language_inputs
+from rr_bench.model.vision.lm import SparseVLM
+from rr_bench.run.prompt import Prompt
+from rr_bench.tasks.prompts.card_questions import LETTERS
+from rr_bench.tasks.sources import module_of
+from rr_bench.tasks.video import NEW_TOKENS, load_frames
+
+
+class VideoCells:
+    """Prompts about videos, asked and graded.
+
+    Args:
+        loaded: a vision-language model and its tokenizer.
+        prefill: what runs until a cell brings its own.
+        settings: the run's settings.
+        max_positions: of the model.
+
+    Raises:
+        ValueError: the model cannot be given a video.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, prefill: SparsePrefill, settings: RunSettings, max_positions: int
+    ) -> None:
+        self.settings = settings
+        self.lm = SparseVLM(
+            loaded.model,
+            loaded.tokenizer,
+            prefill,
+            max_positions=max_positions,
+            rule=settings.model.positions,
+        )
+        self._known: dict[str, VideoFacts] = {}
+
+    def prompt(self, doc: Mapping[str, Any]) -> Prompt:
+        """What prefill gets of a row."""
+        video, seen = self._video(doc)
+        prompt = self.lm.read(doc["prompt"], video)
+        tokens = prompt.ids.shape[1] - 1
+        return Prompt(tokens, language_inputs(self.lm.model, prompt, seen, tokens))
+
+    def warm_up(self, doc: Mapping[str, Any], new: bool) -> None:
+        """Prefill a row, so that kernels are compiled and threads awake; nothing is kept.
+
+        Args:
+            doc: the row.
+            new: the method has not run at this length yet; if it has, there is nothing to do.
+        """
+        if not new:
+            return
+        video, seen = self._video(doc)
+        self.lm.body(self.lm.read(doc["prompt"], video), seen, self.lm.prefill)
+
+    def score(self, name: str, doc: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask about a row's video, grade, and collect what it cost: fields of a record."""
+        stats, module = RequestStats(), module_of(name)
+        video, seen = self._video(doc)
+        found: dict[str, Any]
+        if doc.get("spans"):
+            spans = [tuple(span) for span in json.loads(doc["spans"])]
+            hits = self.lm.grade(self.lm.read(doc["prompt"], video), seen, spans, stats)
+            found = {"questions": len(hits), "output": "".join(str(int(hit)) for hit in hits)}
+            graded = module.process_results(doc, hits)
+        else:
+            prompt = self.lm.read(doc["prompt"], video, NEW_TOKENS)
+            answer = self.lm.answer(prompt, seen, NEW_TOKENS, stats, LETTERS)
+            graded = module.process_results(doc, [answer.text])
+            found = {"output": answer.text, "argmax_letter": answer.letter}
+            letter = module.letter_of(answer.text)
+            found |= {"letter": letter, "answered": letter is not None}
+        return {
+            **found,
+            "score": float(graded["score"]),
+            "input_tokens": stats.input_tokens,
+            "density": stats.density,
+            "density_by_layer": stats.density_by_layer or None,
+            "kernels": stats.kernels,
+            "prefill_s": stats.prefill_s,
+            "compiled": stats.compiled,
+            "decode_s": stats.decode_s,
+        }
+
+    def _video(self, doc: Mapping[str, Any]) -> tuple[VideoFacts, Seen]:
+        """The row's video; its frames are read only if the tower has not seen them."""
+        key = doc["video"]
+        frames = None
+        if key not in self._known:
+            frames = load_frames(doc)
+            self._known[key] = VideoFacts(
+                frames.frames.shape[:3], tuple(frames.seconds), frames.sample_fps, frames.sha256
+            )
+
+        def pixels() -> NDArray[np.uint8]:
+            return (load_frames(doc) if frames is None else frames).frames
+
+        facts = self._known[key]
+        return facts, self.lm.seen(facts, pixels)
