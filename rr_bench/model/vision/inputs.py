@@ -118,9 +118,7 @@ def read_prompt(
     else:
         raise ValueError(f"positions={rule}: one of {', '.join(RULES)}")
     device = model.device
-    return VideoPrompt(
-        layout, layout.ids.to(device), positions.to(device), grid, int(positions.max())
-    )
+    return VideoPrompt(layout, layout.ids.to(device), positions.to(device), grid, int(positions.max()))
 
 
 def own_positions(
@@ -151,7 +149,9 @@ def look(model: PreTrainedModel, frames: NDArray[np.uint8]) -> Seen:
     return Seen(embeds, getattr(output, "deepstack_features", None))
 
 
-def language_inputs(model: PreTrainedModel, prompt: VideoPrompt, seen: Seen, tokens: int) -> dict[str, Any]:
+def language_inputs(
+    model: PreTrainedModel, prompt: VideoPrompt, seen: Seen, tokens: int
+) -> dict[str, Any]:
     """Keyword arguments of the language layers for the first ``tokens`` tokens of a prompt."""
     ids = prompt.ids[:, :tokens]
     visual = prompt.layout.visual[:tokens].to(ids.device)

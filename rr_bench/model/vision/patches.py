@@ -41,7 +41,9 @@ HALF = PixelFormat(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Of Qwen3-VL."""
 
 
-def patchify(frames: NDArray[np.uint8] | Tensor, form: PixelFormat) -> tuple[Tensor, tuple[int, int, int]]:
+def patchify(
+    frames: NDArray[np.uint8] | Tensor, form: PixelFormat
+) -> tuple[Tensor, tuple[int, int, int]]:
     """Normalise frames and cut them into patches.
 
     Args:

@@ -105,12 +105,16 @@ def draw_batch(seed: str, clips: int, shape: Shape, views: int, plain: int) -> B
     )
 
 
-def _views(numbers: np.random.Generator, cards: Numbers, shown: Numbers, views: int, plain: int) -> Numbers:
+def _views(
+    numbers: np.random.Generator, cards: Numbers, shown: Numbers, views: int, plain: int
+) -> Numbers:
     """Which view of which card each patch is."""
     found = np.take_along_axis(cards, np.maximum(shown, 0)[..., None], 1)
     blank = shown < 0
     key, digit = np.where(blank, -1, found[..., 0]), np.where(blank, 0, found[..., 1])
-    view = np.where(blank, numbers.integers(plain, size=shown.shape), numbers.integers(views, size=shown.shape))
+    view = np.where(
+        blank, numbers.integers(plain, size=shown.shape), numbers.integers(views, size=shown.shape)
+    )
     return np.stack([key, digit, view], -1)
 
 

@@ -103,7 +103,10 @@ def draw_clip(rng: random.Random, patches: int, cards: int) -> Clip:
     if not 0 < cards <= min(KEYS, patches):
         raise ValueError(f"{cards} cards do not fit in {patches} patches, or there are no such keys")
     holds = [1]
-    while holds[-1] < LONGEST_HOLD and cards * (sum(holds) + 2 * holds[-1]) <= (len(holds) + 1) * patches / 2:
+    while (
+        holds[-1] < LONGEST_HOLD
+        and cards * (sum(holds) + 2 * holds[-1]) <= (len(holds) + 1) * patches / 2
+    ):
         holds.append(2 * holds[-1])
     chosen = [Card(key, rng.randrange(10)) for key in rng.sample(range(KEYS), cards)]
     held = [rng.choice(holds) for _ in chosen]
