@@ -128,9 +128,8 @@ def _check_values(settings: RunSettings) -> None:
         if choices and value not in choices:
             raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
     if settings.model.positions not in POSITIONS:
-        raise ConfigError(
-            f"model.positions={settings.model.positions}: {nearest(settings.model.positions, POSITIONS)}"
-        )
+        rule = settings.model.positions
+        raise ConfigError(f"model.positions={rule}: {nearest(rule, POSITIONS)}")
     if settings.decode not in DECODERS:
         raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
     check_keep(settings.keep)

@@ -51,8 +51,8 @@ class ModelSettings:
     )
     positions: str = setting(
         "original",
-        "positions of video tokens: original (as Qwen trained its models) or transformers (the installed "
-        "release's)",
+        "positions of video tokens: original (as Qwen trained its models) or transformers (of the "
+        "installed release)",
         key=True,
     )
 

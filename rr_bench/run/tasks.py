@@ -1,4 +1,4 @@
-"""The rows of a cell, as an lm-eval task or, where they are about videos, as one of the project's own."""
+"""The rows of a cell: an lm-eval task or, where they are about videos, one of the project's own."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Videos as a vision-language model reads them: pixels to patches, prompt to tokens, tokens to positions."""
+"""Videos as a vision-language model reads them: patches of pixels, tokens and their positions."""

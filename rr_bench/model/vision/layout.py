@@ -32,7 +32,7 @@ class Layout:
     Attributes:
         ids: int64 ``[1, L]``.
         visual: bool ``[L]``, which are video tokens.
-        spans: of each token its ``[start, end)`` in the prompt's text, ``(-1, -1)`` if it is none of it.
+        spans: of each token its ``[start, end)`` in the prompt's text, ``(-1, -1)`` outside of it.
         blocks: the runs of video tokens.
     """
 
@@ -78,7 +78,7 @@ def lay_out(
     if text.count(PAD) != 1 or at < 0:
         raise ValueError("the chat template does not put one video and the prompt into the turn")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    pad = tokenizer.convert_tokens_to_ids(PAD)
+    pad = token_id(tokenizer, PAD)
     place = encoded["input_ids"].index(pad)
     inside, blocks = _video(tokenizer, family, (t, h, w), seconds, sample_fps, per_second)
     ids = [*encoded["input_ids"][:place], *inside, *encoded["input_ids"][place + 1 :]]
@@ -88,17 +88,29 @@ def lay_out(
     ]
     spans = [*offsets[:place], *[(-1, -1)] * len(inside), *offsets[place + 1 :]]
     tokens = torch.tensor([ids])
-    return Layout(tokens, tokens[0] == pad, spans, blocks)
+    return Layout(tokens, torch.eq(tokens[0], pad), spans, blocks)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The turn as text, with one placeholder for the whole video."""
     if not tokenizer.chat_template:
         return f"{START}{PAD}{END}{prompt}"
-    content: list[dict[str, Any]] = [{"type": "video"}, {"type": "text", "text": prompt}]
-    turn = [{"role": "user", "content": content}]
+    content = [{"type": "video"}, {"type": "text", "text": prompt}]
+    turn: Any = [{"role": "user", "content": content}]
     text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return str(text)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Id of a marker.
+
+    Raises:
+        ValueError: the tokenizer does not have it.
+    """
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer has no token {token}, which a video needs")
+    return found
 
 
 def timestamps(seconds: Sequence[float]) -> list[str]:
@@ -117,7 +129,7 @@ def _video(
 ) -> tuple[list[int], list[Block]]:
     """What stands in the place of the placeholder, and the runs of video tokens in it."""
     t, h, w = size
-    start, pad, end = tokenizer.convert_tokens_to_ids([START, PAD, END])
+    start, pad, end = (token_id(tokenizer, marker) for marker in (START, PAD, END))
     if not family.timestamps:
         step = TEMPORAL / sample_fps if family.seconds else None
         return [pad] * (t * h * w), [Block(patch_times(t, step, per_second), h, w)]

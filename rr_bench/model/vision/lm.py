@@ -1,9 +1,9 @@
 """A vision-language model with a sparse prefill of its language layers.
 
-The vision tower runs first, by itself, and is not touched by any method: what it made of a video is kept
-for the next method on the same clip. The language layers then prefill every token of the prompt but the
-last under the method; the last one and all new ones see dense attention. Every pass is given its positions:
-what transformers remembers of a video's positions is not used.
+The vision tower runs first, by itself, and is not touched by any method: what it made of a video is
+kept for the next method on the same clip. The language layers then prefill every token of the prompt
+but the last under the method; the last one and all new ones see dense attention. Every pass is given
+its positions: what transformers remembers of a video's positions is not used.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class SparseVLM:
         made = read_prompt(self.model, self.tokenizer, prompt, video, self.rule)
         if made.largest + 1 + room > self.max_positions:
             raise ValueError(
-                f"the prompt reaches position {made.largest} and may get {room} more, but the model has "
-                f"{self.max_positions}: take fewer frames, or set model.allow_extrapolation=true"
+                f"the prompt reaches position {made.largest} and may get {room} more, but the model "
+                f"has {self.max_positions}: take fewer frames, or set model.allow_extrapolation=true"
             )
         return made
 

@@ -2,8 +2,8 @@
 
 All clips of a batch have one shape, so nothing is padded: as many patches, cards and questions, the
 questions of the same kinds in the same order. Video tokens are looked up in what the tower has seen
-(:func:`rr_bench.probe.video.tower.bank`). A batch is a function of ``(seed, step)`` alone, and seeds here
-never meet those of an evaluated clip.
+(:func:`rr_bench.probe.video.tower.bank`). A batch is a function of ``(seed, step)`` alone, and seeds
+here never meet those of an evaluated clip.
 """
 
 from __future__ import annotations

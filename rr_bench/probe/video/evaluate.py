@@ -1,4 +1,4 @@
-"""Dense scores of the video probe, from pixels: questions inside a clip's prefill, and one at its end."""
+"""Dense scores of the video probe, from pixels: questions inside the prefill, and one at its end."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def _answers(
     embeds = model.model.language_model.embed_tokens(ids)
     embeds[0, 1 : 1 + len(video)] = video.to(embeds)
     patches = len(video) // TOKENS
-    visual = ids[0].cpu() == tokenizer.convert_tokens_to_ids(VIDEO)
+    visual = torch.zeros(ids.shape[1], dtype=torch.bool)
+    visual[1 : 1 + len(video)] = True
     positions = original_positions(visual, [Block(patch_times(patches, None, 1), 2, 2)])
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         hidden = model.model.language_model(

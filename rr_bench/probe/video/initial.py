@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
 
 from rr_bench.probe.video.channels import (
     CARRIED,
@@ -86,7 +87,7 @@ def _ones(pairs: range) -> Tensor:
     return key
 
 
-def _look_back(attention: nn.Module, angles: Tensor) -> None:
+def _look_back(attention: Qwen2VLAttention, angles: Tensor) -> None:
     """Head ``h`` of layer 0 looks ``h + 1`` tokens back, whatever they are."""
     for projection in (attention.q_proj, attention.k_proj):
         projection.weight.zero_()
@@ -96,7 +97,7 @@ def _look_back(attention: nn.Module, angles: Tensor) -> None:
         bias.copy_(SHARP * _ones(NEAR))
 
 
-def _carry(attention: nn.Module, words: dict[str, Tensor], carried: dict[str, Tensor]) -> None:
+def _carry(attention: Qwen2VLAttention, words: dict[str, Tensor], carried: dict[str, Tensor]) -> None:
     """Values of layer 0 are the words' codes for slots; head ``h`` writes to slot ``h``."""
     attention.v_proj.weight.zero_()
     attention.o_proj.weight.zero_()
@@ -108,7 +109,9 @@ def _carry(attention: nn.Module, words: dict[str, Tensor], carried: dict[str, Te
         rows[:, head * 2 * HALF : head * 2 * HALF + len(rows)] = 0.6 / 13.9 * torch.eye(len(rows))
 
 
-def _find_card(attention: nn.Module, words: dict[str, Tensor], carried: dict[str, Tensor]) -> None:
+def _find_card(
+    attention: Qwen2VLAttention, words: dict[str, Tensor], carried: dict[str, Tensor]
+) -> None:
     """Layer 1: the three words before against the key of a card, or else the first token."""
     query, key = (torch.zeros(2 * HALF, attention.q_proj.in_features) for _ in range(2))
     at = 0
@@ -125,7 +128,7 @@ def _find_card(attention: nn.Module, words: dict[str, Tensor], carried: dict[str
         bias[[CONTENT[at], CONTENT[at + 1]]] = torch.tensor([8.0, 6.0])
 
 
-def _bring_digit(attention: nn.Module, words: dict[str, Tensor], angles: Tensor) -> None:
+def _bring_digit(attention: Qwen2VLAttention, words: dict[str, Tensor], angles: Tensor) -> None:
     """Layer 2: the word before an answer looks back at the question mark."""
     query = torch.zeros(2 * HALF, attention.q_proj.in_features)
     for word, distance in BACK.items():
@@ -136,7 +139,7 @@ def _bring_digit(attention: nn.Module, words: dict[str, Tensor], angles: Tensor)
 
 
 def _find_option(
-    attention: nn.Module, words: dict[str, Tensor], carried: dict[str, Tensor], angles: Tensor
+    attention: Qwen2VLAttention, words: dict[str, Tensor], carried: dict[str, Tensor], angles: Tensor
 ) -> None:
     """Layer 3: the near word that has the digit and a letter before it; copies that letter."""
     query, key = (torch.zeros(2 * HALF, attention.q_proj.in_features) for _ in range(2))
@@ -160,7 +163,7 @@ def _find_option(
         attention.o_proj.weight[CHANNELS["letter"], columns] = 0.16 * words["letter"].T
 
 
-def _copy_digit(attention: nn.Module, words: dict[str, Tensor], gain: float) -> None:
+def _copy_digit(attention: Qwen2VLAttention, words: dict[str, Tensor], gain: float) -> None:
     """The digit of what is found, added to the digit's channels."""
     value = attention.v_proj.weight[: 2 * HALF]
     value.zero_()
@@ -171,7 +174,7 @@ def _copy_digit(attention: nn.Module, words: dict[str, Tensor], gain: float) -> 
         attention.o_proj.weight[CHANNELS["digit"], columns] = gain * words["digit"].T
 
 
-def _put(attention: nn.Module, query: Tensor, key: Tensor) -> None:
+def _put(attention: Qwen2VLAttention, query: Tensor, key: Tensor) -> None:
     """The same query for both heads of the first KV head, and its key."""
     attention.k_proj.weight[: 2 * HALF] = key
     for rows in attention.q_proj.weight.view(-1, *query.shape)[:2]:

@@ -25,7 +25,7 @@ SHARE = 4096
 
 
 def see(model: Qwen2VLForConditionalGeneration, frames: Tensor) -> Tensor:
-    """Video tokens of frames: fp32 ``[patches, 4, 384]`` of uint8 or float ``[2 * patches, 56, 56, 3]``."""
+    """Video tokens, fp32 ``[patches, 4, 384]``, of frames ``[2 * patches, 56, 56, 3]`` of 0 to 255."""
     device = model.device
     pixels, (t, h, w) = patchify(frames.to(device), CLIP)
     grid = torch.tensor([[t, h, w]], device=device)

@@ -2,7 +2,7 @@
 
 Clips are drawn from ``(seed, length, number)`` alone and written as mp4 files when a model first needs
 them; ``length`` is the number of video tokens that a Qwen2-VL makes of them. As in Video-MME three
-questions are asked about each clip, each in a prompt of its own. The words are those that the video probe
+questions are asked about each clip, each in a prompt of its own. The words are those that the probe
 knows (:mod:`rr_bench.probe.video`); other models would need to be told what is asked.
 """
 

@@ -1,7 +1,7 @@
 """``video_cards_prefill``: up to 64 questions about a clip's cards, graded inside the prefill.
 
-As in ``recall_prefill`` each question is followed by its right answer, and counts when that letter is the
-arg-max given all before it: one forward pass grades them all.
+As in ``recall_prefill`` each question is followed by its right answer, and counts when that letter is
+the arg-max given all before it: one forward pass grades them all.
 """
 
 from __future__ import annotations
