@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rr_bench.tasks.datasets.video_cards import clip_folder, write_clip
+from rr_bench.tasks.datasets.video_cards import FPS, clip_folder, write_clip
+from rr_bench.video.clips import read_every_frame
 
 NEW_TOKENS = 16
 """Of an answer."""
@@ -19,6 +20,8 @@ NEW_TOKENS = 16
 
 @dataclass(frozen=True)
 class ClipFrames:
+    """Sampled frames."""
+
     frames: NDArray[np.uint8]
     seconds: list[float]
     sample_fps: float
@@ -26,10 +29,8 @@ class ClipFrames:
 
 
 def load_frames(doc: Mapping[str, Any]) -> ClipFrames:
-    import decord
-
+    """Write the row's clip if it is not there, and read all its frames."""
     path = write_clip(json.loads(doc["video"]), clip_folder())
-    reader = decord.VideoReader(str(path), num_threads=1)
-    frames = reader.get_batch(range(len(reader))).asnumpy()
+    frames = read_every_frame(path)
     sha = hashlib.sha256(frames.tobytes()).hexdigest()
-    return ClipFrames(frames, [i / 2 for i in range(len(frames))], 2.0, sha)
+    return ClipFrames(frames, [number / FPS for number in range(len(frames))], float(FPS), sha)

@@ -28,7 +28,7 @@ from rr_bench.tasks.synthetic.cards import (
     draw_clip,
     draw_options,
 )
-from rr_bench.video.write import write_video
+from rr_bench.video.clips import write_video
 
 PROMPTS = 1
 SCORER = 1
