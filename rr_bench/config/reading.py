@@ -16,7 +16,7 @@ from method.attention import BACKENDS
 from rr_bench.config.cluster import check as check_cluster
 from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.latency import check as check_latency
-from rr_bench.config.schema import RunSettings, known_keys
+from rr_bench.config.schema import ModelSettings, RunSettings, known_keys
 from rr_bench.tasks.settings import DataSettings
 
 LISTS = ("methods", "tasks", "lengths")
@@ -113,27 +113,31 @@ def _check_values(settings: RunSettings) -> None:
     target = settings.target_density
     if settings.verb == "calibrate" and (target is None or not 0 < target < 1):
         raise ConfigError(f"target_density={target}: a calibration needs a share between 0 and 1")
-    if settings.model.device_map not in DEVICE_MAPS:
-        raise ConfigError(
-            f"model.device_map={settings.model.device_map}: "
-            f"{nearest(settings.model.device_map, filter(None, DEVICE_MAPS))}"
-        )
-    rope = settings.model.rope
-    if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
-        raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
+    _check_model(settings.model)
     if settings.newline_stop not in (True, False, "auto"):
         raise ConfigError(f"newline_stop={settings.newline_stop}: auto, true or false")
     for one in fields(DataSettings):
         value, choices = getattr(settings.data, one.name), one.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
-    if settings.model.positions not in POSITIONS:
-        rule = settings.model.positions
-        raise ConfigError(f"model.positions={rule}: {nearest(rule, POSITIONS)}")
     if settings.decode not in DECODERS:
         raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
     check_keep(settings.keep)
     check_latency(settings.latency)
+
+
+def _check_model(model: ModelSettings) -> None:
+    """Impossible values of the group ``model``."""
+    if model.device_map not in DEVICE_MAPS:
+        raise ConfigError(
+            f"model.device_map={model.device_map}: "
+            f"{nearest(model.device_map, filter(None, DEVICE_MAPS))}"
+        )
+    if model.positions not in POSITIONS:
+        raise ConfigError(f"model.positions={model.positions}: {nearest(model.positions, POSITIONS)}")
+    rope = model.rope
+    if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
+        raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
 
 
 def parse_slice(text: str) -> tuple[int, int]:
