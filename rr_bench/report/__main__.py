@@ -4,6 +4,7 @@
 ``python -m rr_bench.report freeze <run> <folder>``
 ``python -m rr_bench.report thaw <folder> <run>``
 ``python -m rr_bench.report wandb-review <run>``
+``python -m rr_bench.report videomme-export <run> <folder>``
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rr_bench.report import write_report
+from rr_bench.report import video_mme_export, write_report
 from rr_bench.report.verdict import MARGIN
 from rr_bench.report.wandb_log import WandbError, log_report
 from rr_bench.report.wandb_review import write_review
@@ -25,7 +26,12 @@ def main() -> int:
     """Print verdict, table and files; status 1 if a cell or a comparison had to be left out."""
     tolerant_output()
     arguments = sys.argv[1:]
-    commands = {"freeze": _freeze, "thaw": _thaw, "wandb-review": _review}
+    commands = {
+        "freeze": _freeze,
+        "thaw": _thaw,
+        "wandb-review": _review,
+        "videomme-export": video_mme_export.main,
+    }
     if arguments and arguments[0] in commands and not Path(arguments[0]).is_dir():
         return commands[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(

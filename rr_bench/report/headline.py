@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from rr_bench.report import video_mme
 from rr_bench.report.series import control_bases
 from rr_bench.report.table import Column, Table
 from rr_bench.report.tables import Summary
@@ -35,14 +36,12 @@ COLUMNS = {
 
 
 def score_tables(summary: Summary) -> list[Table]:
-    """The headline; all methods if it left some out; recovery at equal density if it was calibrated."""
+    """The headline; all methods if it left some out; recovery at equal density; Video-MME's scores."""
     found = summary.standings
-    if not found:
-        return []
-    tables = [headline(found)]
-    if len(tables[0].frame) < len(found):
+    tables = [headline(found)] if found else []
+    if found and len(tables[0].frame) < len(found):
         tables.append(Table("methods", *_rows(found, "All methods, mean over their cells")))
-    return [*tables, *equal_density(found)]
+    return [*tables, *equal_density(found), *video_mme.score_tables(summary.cells)]
 
 
 def headline(found: Sequence[Standing]) -> Table:

@@ -3,7 +3,8 @@
 recovery = mean sparse score / mean dense score x 100, over the same samples. The interval is a
 paired percentile bootstrap: samples are drawn with replacement, each with its sparse and its dense
 score, so what makes a sample hard cancels out. The unit is the sample, also where one prompt
-carries many questions, because questions of one prompt are not independent.
+carries many questions, because questions of one prompt are not independent. Samples of one cluster (the
+questions about one video) are drawn together for the same reason.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from rr_bench.report.identity import METHOD_SIDE, flat
 from rr_bench.store.reading import StoredCell
 
-Pairs = list[tuple[float, float]]
-"""Scores 0..1 of a method and of dense attention, one pair per sample."""
+Pairs = Sequence[tuple[float, float] | tuple[float, float, str]]
+"""Scores 0..1 of a method and of dense attention, one pair per sample, with its cluster if any."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -78,28 +79,38 @@ def recovery(sparse: Sequence[float], dense: Sequence[float], resamples: int = R
 
 def pooled(cells: Sequence[Pairs], resamples: int = RESAMPLES) -> Recovery:
     """Recovery over several cells, each of equal weight: mean of their sparse over that of their dense
-    scores. Samples are drawn within their cells.
+    scores. Samples are drawn within their cells, those of one cluster together.
 
     Raises:
         ValueError: there is no cell, or one without samples.
     """
     if not all(cells) or not cells:
         raise ValueError("recovery needs paired scores of at least one sample in every cell")
-    strata = [np.array(pairs, dtype=np.float64).T for pairs in cells]
+    strata = [np.array([pair[:2] for pair in pairs], dtype=np.float64).T for pairs in cells]
     a, b = np.mean([scores.mean(1) for scores in strata], axis=0)
     # Sums, not means, so that one cell is summed as it stands.
     weights = [strata[0].shape[1] / scores.shape[1] for scores in strata]
     above, below = sum(weight * scores.sum(1) for weight, scores in zip(weights, strata, strict=True))
     value = 100 * (above / below) if below else math.nan
-    lo, hi = _interval(strata, weights, resamples)
+    units = [_units(pairs, scores) for pairs, scores in zip(cells, strata, strict=True)]
+    lo, hi = _interval(units, weights, resamples)
     n = sum(scores.shape[1] for scores in strata)
     return Recovery(n, 100 * float(a), 100 * float(b), float(value), lo, hi)
+
+
+def _units(pairs: Pairs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is drawn: ``[2, units]``, the samples' scores, of those with a cluster its sums."""
+    if all(len(pair) == 2 for pair in pairs):
+        return scores
+    names = [pair[2] if len(pair) == 3 else f"sample {number}" for number, pair in enumerate(pairs)]
+    numbers = np.unique(names, return_inverse=True)[1]
+    return np.stack([np.bincount(numbers, weights=row) for row in scores])
 
 
 def _interval(
     strata: Sequence[NDArray[np.float64]], weights: Sequence[float], resamples: int
 ) -> tuple[float, float]:
-    """Ends of the interval; each stratum holds sparse and dense scores, ``[2, samples]``."""
+    """Ends of the interval; each stratum holds sparse and dense scores, ``[2, units]``."""
     if sum(scores.shape[1] for scores in strata) < 2 or not any(scores[1].any() for scores in strata):
         return math.nan, math.nan
     generator = np.random.default_rng(SEED)
@@ -212,7 +223,7 @@ def pair(cell: StoredCell, dense: StoredCell) -> Pairs:
             f"{len(tried)} samples (first: {changed[0]}); they did not get the same prompts"
         )
     return [
-        (sample.score, other.score)
+        (sample.score, other.score, sample.cluster) if sample.cluster else (sample.score, other.score)
         for uid, sample in tried.items()
         if (other := theirs[uid]).score is not None and sample.score is not None
     ]

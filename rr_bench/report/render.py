@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rr_bench.report import video_mme
 from rr_bench.report.environment import environment_lines
 from rr_bench.report.headline import headline, score_tables
 from rr_bench.report.recovery import RESAMPLES
@@ -98,6 +99,8 @@ def to_text(summary: Summary, keys: Collection[str] | None = None) -> str:
     if keys is not None:
         found = standings(frame, summary.pairs, summary.margin)
     lines = [fill(line, WIDTH, subsequent_indent="  ") for line in verdict(found)]
+    for table in video_mme.score_tables(summary.cells)[:1]:
+        lines += ["", table.title, _fitting(table.text())]
     many = len(frame) > ROWS and bool(found)
     if not many:
         return "\n".join([*lines, "", _fitting(cell_table(frame))])

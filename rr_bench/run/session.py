@@ -185,6 +185,8 @@ class Session:
             "truncated": bool(doc["truncated"]),
             "removed_tokens": int(doc["removed_tokens"]),
             "golds": json.loads(doc["golds"]),
+            "cluster": doc.get("cluster") or "",
+            "labels": json.loads(doc.get("labels") or "{}"),
         }
         if cell.method.dense:
             known |= prompt_parts(doc["prompt"])

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -46,6 +46,9 @@ class SampleRecord:
         questions: graded questions behind ``score`` (64 in one ``recall_prefill`` prompt).
         output: what the model wrote.
         golds: accepted answers.
+        cluster: what the sample shares with others that are not independent of it (a video); they are
+            drawn together. Empty: it stands alone.
+        labels: what a task's tables group samples by (duration, domain, ...).
         prompt_head: start of the prompt's text, of the dense baseline's samples only: the others got
             the same prompt. Empty in records that are older than this field ...
         prompt_tail: ... and its end, where the two do not overlap.
@@ -74,6 +77,8 @@ class SampleRecord:
     questions: int = 1
     output: str = ""
     golds: list[Any]
+    cluster: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
     prompt_head: str = ""
     prompt_tail: str = ""
     density: float | None = None
@@ -216,9 +221,11 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
 def _record(cls: type[Record], data: dict[str, Any], where: str) -> Record:
     if data.get("schema") != SCHEMA:
         raise RecordError(f"{where}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}")
-    names = {field.name for field in fields(cls)}
+    names = {one.name for one in fields(cls)}
     # A field that was added later has a default, and older records do without it.
-    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    needed = {
+        one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING
+    }
     for problem, found in (("unknown", data.keys() - names), ("missing", needed - data.keys())):
         if found:
             raise RecordError(f"{where}: {problem} field {', '.join(sorted(found))}")
@@ -239,10 +246,10 @@ _hints = cache(get_type_hints)
 
 def _check_fields(record: SampleRecord | CellInfo) -> None:
     hints = _hints(type(record))  # type: ignore[arg-type]
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if not _fits(value, hints[field.name]):
-            raise RecordError(f"field {field.name} must be {field.type}, got {value!r}")
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if not _fits(value, hints[one.name]):
+            raise RecordError(f"field {one.name} must be {one.type}, got {value!r}")
 
 
 def _fits(value: object, hint: Any) -> bool:
