@@ -207,6 +207,12 @@ def test_misspelt_overrides_name_the_nearest(given, hint):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"action": "sumbit"}, "did you mean 'submit'"),
+        ({"action": "submit"}, "cluster.capability is not set"),
+        ({"action": "submit", "cluster": {"gpus": 0}, "verb": "latency"}, "runs in one process"),
+        ({"action": "submit", "cluster": {"gpus": 0}, "slice": "1/2"}, "leave slice and cells out"),
+        ({"action": "submit", "cluster": {"gpus": 4, "capability": "9.0"}}, "set workers=4"),
+        ({"model": {"device_map": "evenly"}}, "model.device_map=evenly: .*balanced"),
         ({"verb": "calibrat"}, "did you mean 'calibrate'"),
         ({"verb": "calibrate"}, "target_density=None"),
         ({"verb": "calibrate", "target_density": 50}, "target_density=50.* between 0 and 1"),

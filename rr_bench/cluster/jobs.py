@@ -169,4 +169,4 @@ def python(cluster: ClusterSettings) -> list[str]:
     """The command that starts Python in a job."""
     if cluster.container is None:
         return [cluster.python or sys.executable]
-    return [*cluster.container.split(), cluster.python or "python3"]
+    return [*shlex.split(cluster.container), cluster.python or "python3"]

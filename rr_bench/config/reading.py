@@ -95,11 +95,7 @@ def _check_values(settings: RunSettings) -> None:
     if settings.action not in ACTIONS:
         raise ConfigError(f"action={settings.action}: {nearest(settings.action, ACTIONS)}")
     if settings.action == "submit":
-        if settings.verb != "run":
-            raise ConfigError(
-                f"action=submit: verb={settings.verb} runs in one process; start it there"
-            )
-        check_cluster(settings.cluster)
+        _check_submission(settings)
     if settings.workers < 1:
         raise ConfigError(f"workers={settings.workers}: at least 1 is needed")
     if settings.workers > 1 and settings.verb != "run":
@@ -138,6 +134,21 @@ def _check_model(model: ModelSettings) -> None:
     rope = model.rope
     if rope is not None and not (isinstance(rope, Mapping) and "rope_type" in rope):
         raise ConfigError(f"model.rope={rope}: null, or a mapping with at least rope_type")
+
+
+def _check_submission(settings: RunSettings) -> None:
+    """What ``action=submit`` cannot do."""
+    check_cluster(settings.cluster)
+    if settings.verb != "run":
+        raise ConfigError(f"action=submit: verb={settings.verb} runs in one process; start it there")
+    if not settings.whole:
+        raise ConfigError("action=submit chooses the cells of each task: leave slice and cells out")
+    gpus = settings.cluster.gpus
+    if gpus > 1 and settings.workers == 1 and settings.model.device_map is None:
+        raise ConfigError(
+            f"cluster.gpus={gpus}: a run uses one GPU; set workers={gpus}, or model.device_map=auto for "
+            "a model that is larger than one"
+        )
 
 
 def parse_slice(text: str) -> tuple[int, int]:

@@ -253,7 +253,7 @@ class SparseHFLM(HFLM):
             ).logits[0]
             finite = FiniteCheck()
             finite(ids, logits)
-            gold = torch.tensor(targets, device=ids.device)
+            gold = torch.tensor(targets, device=logits.device)
             log_probs = (
                 torch.log_softmax(logits.float(), dim=-1).gather(1, gold[:, None])[:, 0].tolist()
             )
