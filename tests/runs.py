@@ -10,7 +10,7 @@ import pytest
 
 from rr_bench.config.schema import RunSettings
 
-TIMES = ["prefill_s"]
+TIMES = ["prefill_s", "speedup"]
 
 
 def summary(settings: RunSettings) -> pd.DataFrame:

@@ -146,8 +146,8 @@ def _check_submission(settings: RunSettings) -> None:
     gpus = settings.cluster.gpus
     if gpus > 1 and settings.workers == 1 and settings.model.device_map is None:
         raise ConfigError(
-            f"cluster.gpus={gpus}: a run uses one GPU; set workers={gpus}, or model.device_map=auto for "
-            "a model that is larger than one"
+            f"cluster.gpus={gpus}: a run uses one GPU; set workers={gpus}, or model.device_map=auto "
+            "for a model that is larger than one"
         )
 
 
