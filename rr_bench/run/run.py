@@ -74,8 +74,10 @@ def run(settings: RunSettings) -> int:
         _report(settings, plan, console)
     else:
         part = "the cells asked for are" if settings.slice is None else f"slice {settings.slice} is"
+        wandb = "" if settings.wandb.mode == "disabled" else "--wandb "
         console.say(
-            f"{part} done; the table is for all together: python -m rr_bench.report {settings.out}"
+            f"{part} done; the table is for all together: "
+            f"python -m rr_bench.report {wandb}{settings.out}"
         )
     return FAILED if console.errors else 0
 
