@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rr_bench.report import headline, video_mme
 from rr_bench.report.__main__ import main
+from rr_bench.report.drawing import Album
 from rr_bench.report.recovery import pooled
 from rr_bench.report.render import to_text
 from rr_bench.report.tables import summarise
 from rr_bench.report.video_mme import score_frame, score_tables
+from rr_bench.report.video_mme_figure import draw_video_mme
+from rr_bench.report.video_mme_paper import published_scores
 from rr_bench.store.cells import CellWriter
 from rr_bench.store.records import SampleRecord
 from tests.fabricate import FULL, RR, cells_of, open_cell, record, write_cell
@@ -140,6 +144,40 @@ def test_the_recovery_of_a_run_is_drawn_by_video(tmp_path):
     *_, scores, groups = headline.score_tables(summary)
     assert (scores.name, groups.name) == ("video_mme", "video_mme_groups")
     assert "rr(tau=0.95)" in scores.markdown() and "50.0 (" in scores.markdown()
+
+
+def test_published_scores_stand_beside_those_of_the_same_model(tmp_path):
+    samples = [answer("short", i // 3, i % 3, float(i % 2)) for i in range(6)]
+    cell = open_cell(tmp_path, task="videomme_short", model="qwen2-vl-7b-instruct")
+    with cell:
+        for sample in samples:
+            cell.append(sample)
+        cell.finish(len(samples))
+    scores, _ = score_tables(cells_of(tmp_path))
+    assert "minference (adaptive budget 0.3): short 71.7, medium 62.3, long 55.2" in scores.caption
+    assert "model not named, rr (tau=0.95, stride=8): short 72.6" in scores.caption
+    assert "with subtitles" not in scores.caption
+    album = Album(tmp_path / "figures")
+    draw_video_mme(cells_of(tmp_path), album)
+    assert list(album.pictures) == ["video_mme"]
+
+
+def test_published_rows_are_those_of_the_papers():
+    plain, spoken = (published_scores(("Qwen2-VL-7B-Instruct", told)) for told in (False, True))
+    of = plain[plain["source"].str.startswith("XAttention")].set_index("method")
+    assert of.loc["xattention", ["short", "medium", "long", "overall"]].tolist() == [
+        71.9,
+        62.6,
+        55.7,
+        63.3,
+    ]
+    of = spoken[spoken["source"].str.startswith("XAttention")].set_index("method")
+    assert of.loc["full", ["short", "medium", "long", "overall"]].tolist() == [78.1, 69.4, 60.2, 69.2]
+    # A mean of three equal thirds, to a rounding of each.
+    whole = pd.concat([plain, spoken]).dropna(subset=["short"])
+    means = whole[["short", "medium", "long"]].mean(axis=1)
+    assert len(whole) == 12 and ((means - whole["overall"]).abs() < 0.11).all()
+    assert published_scores(("probe", False)).empty
 
 
 def test_other_stores_have_no_such_table(tmp_path):

@@ -26,6 +26,7 @@ from rr_bench.report.page.latency import latency_page
 from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.report.verdict import MARGIN
+from rr_bench.report.video_mme_figure import draw_video_mme
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.reading import is_store, read_store
 
@@ -101,6 +102,7 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
         path.write_text(text, encoding="utf-8")
     paths += [path for table in score_tables(summary) for path in table.write(folder / "tables")]
     draw_figures(summary.frame, album)
+    draw_video_mme(summary.cells, album)
     helmet = write_helmet(summary.cells, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
     page = summary_page(summary, folder, helmet.table, helmet.notes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -17,11 +17,11 @@ from rr_bench.report.identity import Identity
 from rr_bench.report.load import natural
 from rr_bench.report.recovery import pooled
 from rr_bench.report.table import Column, Table
+from rr_bench.report.video_mme_paper import Asked, published_lines
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
-from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, QUESTIONS, VIDEOS
+from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, OVERALL, QUESTIONS, VIDEOS
 
-OVERALL = "overall"
 COLUMNS = {
     "setup": Column("model and the settings that its cells share"),
     "method": Column("method with its settings"),
@@ -47,9 +47,14 @@ Place = tuple[str, str, int]
 """Setup, method and length."""
 
 
-def applies(cells: Sequence[StoredCell]) -> bool:
-    """Whether a store holds answers to Video-MME."""
-    return any(_is_question(sample) for cell in cells for sample in cell.samples[:1])
+def asked(cells: Sequence[StoredCell]) -> dict[str, Asked]:
+    """Model and whether there were subtitles, by setup, of the cells that answer Video-MME."""
+    identity, found = Identity(cells), {}
+    for cell in cells:
+        if any(_is_question(sample) for sample in cell.samples[:1]):
+            subtitles = cell.info.settings["data"].get("subtitles", "none") != "none"
+            found[str(identity.columns(cell)["setup"])] = str(cell.info.model["name"]), subtitles
+    return found
 
 
 def _is_question(sample: SampleRecord) -> bool:
@@ -134,18 +139,20 @@ def tally(samples: Sequence[SampleRecord], resamples: int = RESAMPLES) -> dict[s
 
 def score_tables(cells: Sequence[StoredCell]) -> list[Table]:
     """Two tables: by duration and over all, and by everything else; none without Video-MME."""
-    if not applies(cells):
+    models = asked(cells)
+    if not models:
         return []
     frame = score_frame(cells)
     short = frame["by"].isin(("duration", OVERALL))
+    lines = published_lines(models.values())
+    caption = "\n".join(["Published, at other settings:", "", *lines]) if lines else ""
     return [
-        _table("video_mme", "Video-MME", frame[short], ("by",)),
+        _table("video_mme", "Video-MME", frame[short].drop(columns="by"), caption),
         _table("video_mme_groups", "Video-MME by domain, sub-category and task type", frame[~short]),
     ]
 
 
-def _table(name: str, title: str, frame: pd.DataFrame, without: Sequence[str] = ()) -> Table:
-    several = {"setup": frame["setup"].nunique() > 1, "length": frame["length"].nunique() > 1}
-    names = [one for one in COLUMNS if several.get(one, True) and one not in without]
-    columns: Mapping[str, Column] = {one: COLUMNS[one] for one in names}
-    return Table(name, title, frame[names].reset_index(drop=True), columns)
+def _table(name: str, title: str, frame: pd.DataFrame, caption: str = "") -> Table:
+    one = {name for name in ("setup", "length") if frame[name].nunique() < 2}
+    columns = {key: column for key, column in COLUMNS.items() if key in frame and key not in one}
+    return Table(name, title, frame[list(columns)].reset_index(drop=True), columns, caption)

@@ -10,3 +10,5 @@ QUESTIONS = 3
 """About each video."""
 GROUPS = ("domain", "sub_category", "task_type")
 """Other labels that scores are told by."""
+OVERALL = "overall"
+"""The three durations together."""
