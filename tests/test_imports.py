@@ -63,7 +63,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rr_bench.run": (
         (
             *("method", "rr_bench", "rr_bench.config", "rr_bench.model", "rr_bench.plan"),
-            *("rr_bench.report", "rr_bench.store", "rr_bench.tasks"),
+            *("rr_bench.report", "rr_bench.store", "rr_bench.tasks", "rr_bench.video"),
         ),
         ("numpy", "torch", "transformers", "datasets", "lm_eval", "hydra", "tqdm"),
     ),

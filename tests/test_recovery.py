@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rr_bench.report import write_report
-from rr_bench.report.recovery import Baselines, ReportError, pooled, recovery
-from tests.fabricate import FULL, KEEP, RR, cells_of, write_cell
+from rr_bench.report.recovery import Baselines, ReportError, pair, pooled, recovery
+from tests.fabricate import FULL, KEEP, RR, cells_of, open_cell, record, write_cell
 
 
 def test_recovery_by_hand() -> None:
@@ -101,3 +102,33 @@ def test_settings_of_the_method_itself_may_differ(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
     (cell,) = [one for one in cells if one.info.key == sparse.info.key]
     assert Baselines(cells).of(cell).info.dense
+
+
+def _videos(out: Path, method: dict, scores: list[float], clusters: list[str], **more) -> None:
+    with open_cell(out, method) as cell:
+        for uid, (score, cluster) in enumerate(zip(scores, clusters, strict=True)):
+            made = record(str(uid), score, density=1.0 if method is FULL else 0.5)
+            cell.append(replace(made, cluster=cluster, **more))
+        cell.finish(len(scores))
+
+
+def test_samples_of_one_cluster_are_one_unit(tmp_path: Path) -> None:
+    # Three questions about video a, all lost; one about b, kept.
+    _videos(tmp_path, FULL, [1.0, 1.0, 1.0, 1.0], ["a", "a", "a", "b"])
+    _videos(tmp_path, RR, [0.0, 0.0, 0.0, 1.0], ["a", "a", "a", "b"])
+    sparse, dense = sorted(cells_of(tmp_path), key=lambda one: one.info.dense)
+    found = pooled([pair(sparse, dense)])
+    assert (found.sparse, found.dense, found.value) == (25.0, 100.0, 25.0)
+    # Draws: (a, a) gives 0, (a, b) 25, (b, b) 100; of four samples alone 0 and 75 would be the ends.
+    assert (found.lo, found.hi) == (0.0, 100.0)
+
+
+def test_a_prompt_that_failed_dense_may_have_been_another(tmp_path: Path) -> None:
+    _videos(tmp_path, FULL, [1.0], ["a"])
+    _videos(tmp_path, RR, [1.0], ["a"], prompt_sha="0" * 64)
+    sparse, dense = sorted(cells_of(tmp_path), key=lambda one: one.info.dense)
+    with pytest.raises(ReportError, match="prompt_sha differs"):
+        pair(sparse, dense)
+    (sample,) = dense.samples
+    failed = replace(sample, score=None, error="a.mp4: there is no such file")
+    assert pair(sparse, replace(dense, samples=[failed])) == []

@@ -216,7 +216,11 @@ def pair(cell: StoredCell, dense: StoredCell) -> Pairs:
             f"{cell.info.label}: its dense cell lacks {len(lacking)} of {len(tried)} samples "
             f"(first: {lacking[0]}). Run full again to finish it"
         )
-    changed = [uid for uid in tried if tried[uid].prompt_sha != theirs[uid].prompt_sha]
+    changed = [
+        uid
+        for uid, sample in tried.items()
+        if theirs[uid].error is None and sample.prompt_sha != theirs[uid].prompt_sha
+    ]
     if changed:
         raise ReportError(
             f"{cell.info.label}: prompt_sha differs from the dense cell's in {len(changed)} of "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,3 +20,9 @@ class Prompt:
 
     tokens: int
     inputs: dict[str, Any]
+
+
+def prompt_sha(doc: Mapping[str, Any]) -> str:
+    """SHA-256 of a row's prompt, and of the video that a user brought for it."""
+    video = json.loads(doc["video"]).get("content", "") if "video" in doc else ""
+    return hashlib.sha256((doc["prompt"] + video).encode()).hexdigest()

@@ -6,7 +6,6 @@ that every sample is graded, stored and flushed before the next one starts.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -32,7 +31,7 @@ from rr_bench.model.spread import split
 from rr_bench.plan.cells import Cell, ModelFacts
 from rr_bench.plan.model_facts import max_positions
 from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
-from rr_bench.run.prompt import Prompt
+from rr_bench.run.prompt import Prompt, prompt_sha
 from rr_bench.run.tasks import VideoTask, load_task
 from rr_bench.run.video_cells import VideoCells
 from rr_bench.store.cells import CellWriter, Store
@@ -155,8 +154,8 @@ class Session:
             self._warm_up(cell, waiting[0])
         for doc_id, doc in enumerate(docs):
             done = writer.records.get(doc["uid"])
-            sha = hashlib.sha256(doc["prompt"].encode()).hexdigest()
-            if done is not None and done.prompt_sha != sha:
+            sha = prompt_sha(doc)
+            if done is not None and done.error is None and done.prompt_sha != sha:
                 raise CellFailed(
                     f"the stored sample {done.uid} has another prompt than the task makes now; "
                     f"delete {writer.folder} to measure the cell afresh"

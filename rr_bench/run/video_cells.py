@@ -13,12 +13,15 @@ from method.attention import SparsePrefill
 from rr_bench.config.schema import RunSettings
 from rr_bench.model.loading import LoadedModel
 from rr_bench.model.recorder import RequestStats
+from rr_bench.model.vision.families import family_of
 from rr_bench.model.vision.inputs import Seen, VideoFacts, language_inputs
 from rr_bench.model.vision.lm import SparseVLM
 from rr_bench.run.prompt import Prompt
 from rr_bench.tasks.prompts.card_questions import LETTERS
 from rr_bench.tasks.sources import module_of
-from rr_bench.tasks.video import NEW_TOKENS, load_frames
+from rr_bench.tasks.video import NEW_TOKENS, VideoFrames
+from rr_bench.video.errors import VideoError
+from rr_bench.video.frame_set import FrameSet
 
 
 class VideoCells:
@@ -45,7 +48,9 @@ class VideoCells:
             max_positions=max_positions,
             rule=settings.model.positions,
         )
-        self._known: dict[str, VideoFacts] = {}
+        factor = family_of(loaded.model.config.to_dict()).form.factor
+        self.frames = VideoFrames(settings.data, factor)
+        self._known: dict[str, tuple[VideoFacts, dict[str, Any]]] = {}
 
     def prompt(self, doc: Mapping[str, Any]) -> Prompt:
         """What prefill gets of a row."""
@@ -63,7 +68,10 @@ class VideoCells:
         """
         if not new:
             return
-        video, seen = self._video(doc)
+        try:
+            video, seen = self._video(doc)
+        except VideoError:
+            return  # the sample itself will say why
         self.lm.body(self.lm.read(doc["prompt"], video), seen, self.lm.prefill)
 
     def score(self, name: str, doc: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +81,8 @@ class VideoCells:
         found: dict[str, Any]
         if doc.get("spans"):
             spans = [tuple(span) for span in json.loads(doc["spans"])]
-            hits = self.lm.grade(self.lm.read(doc["prompt"], video), seen, spans, stats)
+            prompt = self.lm.read(doc["prompt"], video)
+            hits = self.lm.grade(prompt, seen, spans, stats)
             found = {"questions": len(hits), "output": "".join(str(int(hit)) for hit in hits)}
             graded = module.process_results(doc, hits)
         else:
@@ -81,10 +90,13 @@ class VideoCells:
             answer = self.lm.answer(prompt, seen, NEW_TOKENS, stats, LETTERS)
             graded = module.process_results(doc, [answer.text])
             found = {"output": answer.text, "argmax_letter": answer.letter}
-            letter = module.letter_of(answer.text)
+            letter = module.letter_of(doc, answer.text)
             found |= {"letter": letter, "answered": letter is not None}
+        shown = self._known[doc["video"]][1]
+        shown |= {"tokens": int(prompt.layout.visual.sum()), "largest_position": prompt.largest}
         return {
             **found,
+            "video": shown,
             "score": float(graded["score"]),
             "input_tokens": stats.input_tokens,
             "density": stats.density,
@@ -100,13 +112,23 @@ class VideoCells:
         key = doc["video"]
         frames = None
         if key not in self._known:
-            frames = load_frames(doc)
-            self._known[key] = VideoFacts(
-                frames.frames.shape[:3], tuple(frames.seconds), frames.sample_fps, frames.sha256
-            )
+            frames = self.frames.load(doc)
+            size = frames.frames.shape[:3]
+            seconds = tuple(frames.seconds.tolist())
+            facts = VideoFacts(size, seconds, frames.sample_fps, frames.sha256)
+            self._known[key] = facts, described(frames)
 
         def pixels() -> NDArray[np.uint8]:
-            return (load_frames(doc) if frames is None else frames).frames
+            return (self.frames.load(doc) if frames is None else frames).frames
 
-        facts = self._known[key]
+        facts = self._known[key][0]
         return facts, self.lm.seen(facts, pixels)
+
+
+def described(frames: FrameSet) -> dict[str, Any]:
+    """What a record says of the frames shown."""
+    count, height, width = frames.frames.shape[:3]
+    found = {"frames": count, "height": height, "width": width}
+    names = ("total_frames", "fps", "sample_fps", "duration", "rotation", "decoder", "sha256")
+    found |= {name: getattr(frames, name) for name in names}
+    return found | ({"passed_over": list(frames.passed_over)} if frames.passed_over else {})

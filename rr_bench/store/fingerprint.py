@@ -74,11 +74,11 @@ def model_fingerprint(path: str | Path) -> str:
         if file.suffix in _SETTINGS or (file in weights and whole):
             parts[file.name] = file_hash(file)
         elif file in weights:
-            parts[file.name] = _sampled_hash(file)
+            parts[file.name] = sampled_hash(file)
     return tree_hash(parts)
 
 
-def _sampled_hash(path: Path) -> str:
+def sampled_hash(path: Path) -> str:
     """SHA-256 of a file's size and of evenly spaced pieces, first and last included."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

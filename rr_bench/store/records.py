@@ -61,6 +61,8 @@ class SampleRecord:
         letter: option read from the output (tasks about videos), or None.
         argmax_letter: likeliest of the four letters where the answer begins: never unparsable.
         answered: whether an option could be read; None where the task has none.
+        video: of tasks about videos, the frames shown: how many, how large, which decoder read them,
+            ``sha256`` of their pixels, tokens and largest position.
         error: why there is no score, or None.
         schema: version of this layout.
     """
@@ -90,6 +92,7 @@ class SampleRecord:
     letter: str | None = None
     argmax_letter: str | None = None
     answered: bool | None = None
+    video: dict[str, Any] | None = None
     error: str | None = None
     schema: int = SCHEMA
 

@@ -7,16 +7,15 @@ identity (``key``). The schema of a run, the builders and the cell keys all read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rr_bench.tasks.declare import setting
 from rr_bench.tasks.helmet_table import DATASETS
 from rr_bench.tasks.prompts.tokens import Tokenizer, load_tokenizer
-
-Applies = Callable[[str, str], bool]
-"""(task, source of its rows) to whether a setting can change them."""
+from rr_bench.tasks.video_settings import VideoSettings
 
 
 def _from_files(task: str, source: str) -> bool:
@@ -39,66 +38,54 @@ def _documents(task: str, source: str) -> bool:
     return task in DATASETS and DATASETS[task].category in ("longqa", "summ")
 
 
-def _setting(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    path: bool = False,
-    key: Applies | None = None,
-) -> Any:
-    """A field with its metadata; ``key`` None: the rows depend on it through file hashes at most."""
-    return field(default=default, metadata={"help": text, "choices": choices, "path": path, "key": key})
-
-
 @dataclass
-class DataSettings:
+class DataSettings(VideoSettings):
     """Group ``data``: where task rows come from, and how prompts are made of them."""
 
-    helmet_dir: str | None = _setting(
+    helmet_dir: str | None = setting(
         None, "folder of HELMET's unpacked data; null generates what can be generated", path=True
     )
-    recall: str = _setting(
+    recall: str = setting(
         "auto",
         "Recall's rows: files, generated, or auto (files where helmet_dir has them)",
         choices=("auto", "files", "generated"),
     )
-    haystack: str | None = _setting(
+    haystack: str | None = setting(
         None, "text file for generated niah_mv; null draws sentences from a grammar", path=True
     )
-    strict_truncation: bool = _setting(
+    strict_truncation: bool = setting(
         False, "cut an over-long HELMET prompt until it fits, instead of once", key=_from_files
     )
-    chat: str = _setting(
+    chat: str = setting(
         "auto",
         "chat template where HELMET uses one",
         choices=("auto", "always", "never"),
         key=_chat,
     )
-    thinking: bool = _setting(
+    thinking: bool = setting(
         False,
         "the model thinks before it answers: 32768 more tokens, no newline stop, and only what follows "
         "the last </think> is scored, without the lead-in",
         key=_generated_answer,
     )
-    clinic_split: str = _setting(
+    clinic_split: str = setting(
         "validation",
         "CLINC150 split that is scored: HELMET's, or test as the RRAttention authors",
         choices=("validation", "test"),
         key=_clinic,
     )
-    document_floor: int | None = _setting(
+    document_floor: int | None = setting(
         None, "Llama-2 tokens a story must have; null: HELMET's own floors", key=_documents
     )
-    llama2_tokenizer: str | None = _setting(
+    llama2_tokenizer: str | None = setting(
         None,
         "folder or hub id of the tokenizer that cuts stories; null: the one in helmet_dir",
         key=_documents,
     )
-    hub_dir: str | None = _setting(
+    hub_dir: str | None = setting(
         None, "local copies of the sets HELMET takes from the hub; null: in helmet_dir", path=True
     )
-    hub: bool = _setting(False, "fetch such a set from the hub where there is no copy")
+    hub: bool = setting(False, "fetch such a set from the hub where there is no copy")
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from rr_bench import TASKS as FOLDER
 from rr_bench.store.fingerprint import file_hash
 from rr_bench.tasks import datasets
-from rr_bench.tasks.datasets import alce, icl, infinitebench, kilt, msmarco, niah
+from rr_bench.tasks.datasets import alce, icl, infinitebench, kilt, msmarco, niah, video_mme
 from rr_bench.tasks.definitions import read_definition
 from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.helmet_table import DATASETS
@@ -25,7 +25,8 @@ from rr_bench.tasks.settings import DataSettings, Settings
 TASKS = ("json_kv", "niah_mk_2", "niah_mk_3", "niah_mv", "recall_prefill")
 """Tasks whose rows can be generated; the others need HELMET's data."""
 
-VIDEO_TASKS = ("video_cards", "video_cards_prefill")
+VIDEO_MME = ("videomme_short", "videomme_medium", "videomme_long")
+VIDEO_TASKS = ("video_cards", "video_cards_prefill", *VIDEO_MME)
 """Tasks about videos, which the project's own loop runs: lm-eval gives a model no video."""
 
 CATEGORIES: dict[str, ModuleType] = {
@@ -49,6 +50,8 @@ def module_of(task: str) -> ModuleType:
     if task not in (*TASKS, *VIDEO_TASKS, *DATASETS):
         names = ", ".join(dict.fromkeys([*TASKS, *VIDEO_TASKS, *DATASETS]))
         raise ValueError(f"`tasks`: no task {task!r}; there are {names}")
+    if task in VIDEO_MME:
+        return video_mme
     own = f"{datasets.__name__}.{task}"
     return import_module(own) if find_spec(own) else CATEGORIES[DATASETS[task].category]
 
@@ -80,11 +83,13 @@ def source_files(task: str, length: int, data: DataSettings) -> list[Path]:
 
 
 def source_of(task: str, length: int, data: DataSettings) -> str:
-    """``helmet`` or ``generated``: whether the rows are HELMET's own.
+    """``helmet``, ``generated`` or ``video_mme``: where the rows come from.
 
     Raises:
         ValueError: as :func:`source_files`.
     """
+    if task in VIDEO_MME:
+        return "video_mme"
     if task not in (*TASKS, *VIDEO_TASKS):
         return "helmet"
     found = source_files(task, length, data)
@@ -97,7 +102,7 @@ def identity(task: str, length: int, data: DataSettings) -> dict[str, Any]:
     Returns:
         ``source``, ``files`` (name to SHA-256), and each setting of ``data`` whose ``key`` says that
         it applies to this task; one at its default is left out, so that settings added later change
-        no key.
+        no key. Of tasks about a user's videos also ``readers``, what decodes them.
 
     Raises:
         ValueError: unknown task, or a file is missing.
@@ -115,7 +120,9 @@ def identity(task: str, length: int, data: DataSettings) -> dict[str, Any]:
     name = switches.get("llama2_tokenizer")
     if name is not None and Path(name).expanduser().is_dir():
         del switches["llama2_tokenizer"]  # its files say what it is
-    return {"source": source, "files": {k: _hash(path) for k, path in files.items()}, **switches}
+    readers = {"readers": video_mme.readers_of(data)} if task in VIDEO_MME else {}
+    hashes = {name: _hash(path) for name, path in files.items()}
+    return {"source": source, "files": hashes, **switches, **readers}
 
 
 def versions(task: str) -> dict[str, int]:

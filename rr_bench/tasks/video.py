@@ -2,35 +2,109 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rr_bench.tasks.datasets.video_cards import FPS, clip_folder, write_clip
-from rr_bench.video.clips import read_every_frame
+from rr_bench.tasks.datasets.video_cards import clip_folder, write_clip
+from rr_bench.tasks.settings import DataSettings
+from rr_bench.tasks.video_settings import PREFIX
+from rr_bench.video.errors import VideoError
+from rr_bench.video.frame_set import FrameSet, FrameStore, Sampled
+from rr_bench.video.pixels import PixelRule, video_tokens
+from rr_bench.video.sampling import MIN_FRAMES, Sampling
 
 NEW_TOKENS = 16
 """Of an answer."""
+FACTOR = 28
+"""Pixels of a language token's side in Qwen2-VL and Qwen2.5-VL."""
 
 
-@dataclass(frozen=True)
-class ClipFrames:
-    """Sampled frames."""
+class VideoFrames:
+    """Frames of rows, by the settings' rules.
 
-    frames: NDArray[np.uint8]
-    seconds: list[float]
-    sample_fps: float
-    sha256: str
+    Args:
+        data: which frames, how large, decoded by what and kept where.
+        factor: pixels of a language token's side in the model's family.
 
+    Raises:
+        ValueError: the rules do not fit each other.
+    """
 
-def load_frames(doc: Mapping[str, Any]) -> ClipFrames:
-    """Write the row's clip if it is not there, and read all its frames."""
-    path = write_clip(json.loads(doc["video"]), clip_folder())
-    frames = read_every_frame(path)
-    sha = hashlib.sha256(frames.tobytes()).hexdigest()
-    return ClipFrames(frames, [number / FPS for number in range(len(frames))], float(FPS), sha)
+    def __init__(self, data: DataSettings, factor: int = FACTOR) -> None:
+        self.data, self.factor = data, factor
+        folder = data.path("video_cache") or clip_folder().parent / "frames"
+        self.store = FrameStore(
+            folder,
+            limit=int(data.video_cache_gb * 2**30),
+            decoder=data.video_decoder,
+            seconds=data.decode_seconds,
+        )
+
+    def load(self, doc: Mapping[str, Any]) -> FrameSet:
+        """The frames of a row's video.
+
+        Raises:
+            VideoError: it has none that can be used, or they make more tokens than the row's length.
+        """
+        video = json.loads(doc["video"])
+        if not doc["dataset"].startswith(PREFIX):
+            clip = write_clip(video, clip_folder())
+            return self.store.load(clip, Sampling("all"), PixelRule("none", factor=self.factor))
+        length = int(doc["length"])
+        path = Path(video["file"])
+        found = self.store.load(path, self.sampling(length), self.pixels())
+        count, height, width = found.frames.shape[:3]
+        tokens = video_tokens(count, height, width, self.factor)
+        if tokens > length:
+            raise VideoError(
+                f"{path.name}: {count} frames of {height} x {width} are {tokens} tokens, more than "
+                f"lengths={length}: raise it, or lower data.max_frames or data.max_pixels"
+            )
+        return found
+
+    def sampled(self, path: Path, length: int) -> Sampled:
+        """Which frames of a video those are.
+
+        Raises:
+            VideoError: as :meth:`load`.
+        """
+        return self.store.sampled(path, self.sampling(length))
+
+    def sampling(self, length: int) -> Sampling:
+        """Which frames ``data`` asks for."""
+        data = self.data
+        count = data.frames
+        if count is None and data.fps is None:
+            count = self._filling(length)
+        return Sampling(
+            data.frame_rule,
+            count=count,
+            fps=data.fps if count is None else None,
+            min_frames=MIN_FRAMES if data.min_frames is None else data.min_frames,
+            max_frames=data.max_frames,
+            rounding=data.frame_rounding,
+        )
+
+    def pixels(self) -> PixelRule:
+        """How large ``data`` asks them to be."""
+        data = self.data
+        return PixelRule(
+            data.pixel_rule,
+            self.factor,
+            min_pixels=data.min_pixels,
+            max_pixels=data.max_pixels,
+            height=data.frame_height,
+            width=data.frame_width,
+        )
+
+    def _filling(self, length: int) -> int:
+        """Frames of the fixed size that make ``length`` tokens."""
+        height, width = self.data.frame_height, self.data.frame_width
+        if self.data.pixel_rule != "fixed" or not height or not width:
+            raise ValueError(
+                "data.frames=null and data.fps=null fill the length with frames of one size: "
+                "set data.pixel_rule=fixed, data.frame_height and data.frame_width"
+            )
+        return 2 * (length // video_tokens(2, height, width, self.factor))

@@ -42,6 +42,8 @@ def read_container(path: Path) -> Container:
         raise NoVideo("the file is empty")
     try:
         with av.open(str(path)) as file:
+            if len(file.streams) == 0:
+                raise NoVideo("the container cannot be read: it holds no streams")
             if not file.streams.video:
                 raise NoVideo("the file has no video stream")
             stream = file.streams.video[0]

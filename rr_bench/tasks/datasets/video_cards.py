@@ -132,10 +132,10 @@ def rows(name: str, settings: Settings, notes: Notes) -> list[Row]:
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the first of the four letters in the output is the right one; 0 if there is none."""
-    letter = letter_of(results[0])
+    letter = letter_of(doc, results[0])
     return {"score": float([letter] == json.loads(doc["golds"])), "answered": float(letter is not None)}
 
 
-def letter_of(output: str) -> str | None:
+def letter_of(doc: Mapping[str, Any], output: str) -> str | None:
     """The first capital A to D of an output."""
     return next((sign for sign in output if sign in LETTERS), None)
