@@ -9,7 +9,7 @@ from typing import Any
 
 from rr_bench.store.reading import StoredCell
 
-MACHINE = ("device", "driver", "cpu", "os", "python", "versions", "commit")
+MACHINE = ("device", "layers", "driver", "cpu", "os", "python", "versions", "commit")
 """Parts of an environment record that a page names."""
 
 PROVENANCE = ("device", "python", "versions", "commit", "sources")
