@@ -53,3 +53,9 @@ def test_sources_that_differ_are_said_and_equal_cells_say_nothing(tmp_path: Path
         path.write_text(json.dumps(json.loads(path.read_text()) | {"sources": hashed}))
     table = write_report(tmp_path / "other").table
     assert "cells differ in sources: aaaa (1 cell), bbbb (1 cell)" in table
+
+
+def test_the_page_says_how_a_model_was_spread(tmp_path: Path) -> None:
+    store(tmp_path, layers={"cuda:0": "0-15", "cuda:1": "16-31"})
+    write_report(tmp_path)
+    assert "- layers: cuda:0 0-15, cuda:1 16-31\n" in (tmp_path / "summary.md").read_text()
