@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -233,3 +234,40 @@ def test_real_clips(store):
         )
         assert len(found.frames) % 2 == 0 and found.frames.std() > 10
         assert found.seconds[-1] < found.duration
+
+
+MEANS = {
+    "bbb_480p_30s": [0.0, 203.7, 152.84, 109.23, 158.21, 172.55, 94.67, 83.15],
+    "bottle-detection": [146.72, 145.66, 152.72, 143.56, 145.1, 144.7, 148.57, 152.68],
+    "car-detection": [114.37, 115.06, 100.44, 113.75, 94.95, 113.65, 117.61, 109.27],
+}
+"""Mean values of the frames that ``lmms`` takes eight of, by decord 0.6.0."""
+
+
+@real
+@pytest.mark.parametrize("name", MEANS)
+def test_frames_of_real_clips_are_the_recorded_ones(name, store):
+    found = store.load(SHARED / "video" / f"{name}.mp4", Sampling("lmms", count=8), WHOLE)
+    np.testing.assert_allclose(found.frames.mean((1, 2, 3)), MEANS[name], atol=0.006)
+
+
+LOADER = """
+import sys
+from pathlib import Path
+from rr_bench.video.frame_set import FrameStore
+from rr_bench.video.pixels import PixelRule
+from rr_bench.video.sampling import Sampling
+folder, clip, limit = sys.argv[1:]
+store = FrameStore(Path(folder), limit=int(limit))
+for count in (4, 8, 4):
+    print(store.load(Path(clip), Sampling(count=count), PixelRule("fixed", height=28, width=56)).sha256)
+"""
+
+
+def test_processes_share_a_cache_that_is_too_small(clip, tmp_path):
+    command = [sys.executable, "-c", LOADER, str(tmp_path / "cache"), str(clip), "1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate()[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert told[0] == told[1] and len(told[0]) == 3 and told[0][0] == told[0][2]
+    assert not list((tmp_path / "cache").glob("*.partial*"))

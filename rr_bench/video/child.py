@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rr_bench.video.container import Container, read_container
 from rr_bench.video.errors import NoVideo, VideoError
 from rr_bench.video.pixels import PixelRule
+from rr_bench.video.resize import resize
 from rr_bench.video.sampling import Sampling
 
 CHUNK = 16
@@ -120,19 +121,9 @@ def save(path: Path, reader: Decord | PyAV, indices: NDArray[np.int64], rule: Pi
         if made is None:
             size = rule.size(len(indices), *frame.shape[:2])
             made = np.empty((len(different), *size, 3), dtype=np.uint8)
-        made[number] = resized(frame, made.shape[1], made.shape[2])
+        made[number] = resize(frame, made.shape[1], made.shape[2])
     assert made is not None
     np.save(path, made if len(different) == len(indices) else made[places])
-
-
-def resized(frame: Frame, height: int, width: int) -> Frame:
-    """A frame at another size: bicubic, antialiased."""
-    from PIL import Image
-
-    if frame.shape[:2] == (height, width):
-        return frame
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def plain(message: str) -> str:

@@ -20,7 +20,7 @@ from rr_bench.video.errors import VideoError
 from rr_bench.video.pixels import PixelRule
 from rr_bench.video.sampling import Sampling
 
-VERSION = 1
+VERSION = 2
 """Of how frames are made: raised when the same request would give other pixels."""
 
 CACHE_BYTES = 50 * 2**30
