@@ -17,6 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from method.blocks import BLOCK, BlockMask
 from method.ops.checks import check_attention, check_mask
+from method.ops.softmax import add_tile
 from method.ops.triton_support import (
     Launch,
     aligned,
@@ -76,16 +77,7 @@ def attend_tile(
     if MASKED:
         seen = (key_at[None, :] <= query_at[:, None]) & (key_at < k_len)[None, :]
         logits = tl.where(seen, logits, float("-inf"))
-    new_peak = tl.maximum(peak, tl.max(logits, 1) * factor)
-    base = new_peak
-    if MASKED:
-        # A query that has seen no key yet: subtract 0, so that its weights are exp2(-inf) = 0.
-        base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-    weights = tl.exp2(logits * factor - base[:, None])
-    shrink = tl.exp2(peak - base)
-    norm = norm * shrink + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
-    return acc, new_peak, norm
+    return add_tile(acc, peak, norm, logits, v, factor, MASKED, PRECISION)
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_attention
+from method.ops.softmax import add_tile
 from method.ops.triton_support import capability, check_triton, padded_head, unit_stride
 from method.ops.vertical_slash.cover import LineCover
 from method.ops.vertical_slash.torch import TILE
@@ -40,14 +41,7 @@ def _attend(
     if MASKED:
         seen = real[None, :] & (key_at[None, :] <= query_at[:, None])
         logits = tl.where(seen, logits, float("-inf"))
-    new_peak = tl.maximum(peak, tl.max(logits, 1) * factor)
-    # A query that has seen no key yet: subtract 0, so that its weights are exp2(-inf) = 0.
-    base = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-    weights = tl.exp2(logits * factor - base[:, None])
-    shrink = tl.exp2(peak - base)
-    norm = norm * shrink + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
-    return acc, new_peak, norm
+    return add_tile(acc, peak, norm, logits, v, factor, True, PRECISION)
 
 
 @triton.jit
