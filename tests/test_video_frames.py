@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,23 @@ def test_the_cache_has_a_bound(clip, tmp_path):
     (file,) = store.folder.glob("*.npy")
     assert file.stat().st_size > store.limit  # what was just made stays
     assert json.loads(file.with_suffix(".json").read_text())["total_frames"] == 30
+
+
+def test_what_a_killed_process_left_goes(clip, store):
+    store.folder.mkdir()
+    for name, age in (("old.partial.npy", 2 * 24 * 3600), ("new.partial.npy", 60)):
+        (store.folder / name).write_bytes(b"x")
+        os.utime(store.folder / name, (time.time() - age,) * 2)
+    store.load(clip, FOUR, SMALL)
+    assert [file.name for file in store.folder.glob("*partial*")] == ["new.partial.npy"]
+
+
+def test_a_decoder_ends_itself_when_nobody_waits(clip, monkeypatch):
+    code = "import rr_bench.video.child as c, time\nc.GRACE = 0\n"
+    code += "c.sample = lambda request: time.sleep(60)\nc.main()"
+    monkeypatch.setattr(decoding, "CHILD", [sys.executable, "-c", code])
+    request = {"path": str(clip), "limit": 0.5}
+    assert "ended with status -14" in decoding._ask(request, 30)["error"]
 
 
 def test_facts_need_no_frames(clip, store):

@@ -12,6 +12,7 @@ from rr_bench.tasks.settings import DataSettings
 from rr_bench.tasks.sources import VIDEO_MME, identity, module_of, rows_of, source_of, versions
 from rr_bench.tasks.video import VideoFrames
 from rr_bench.tasks.video_settings import VideoSettings
+from rr_bench.video.errors import VideoError
 from tests import video_clips
 from tests.helmet_layout import word_tokenizer_dir
 from tests.video_mme_layout import OPTIONS, question, write_questions
@@ -197,6 +198,15 @@ def test_a_fixed_size_can_fill_the_length():
     assert [made.sampling(length).count for length in (8192, 32768, 131072)] == [64, 256, 1024]
     with pytest.raises(ValueError, match=r"data.fps=null fill the length"):
         VideoFrames(DataSettings(fps=None)).sampling(8192)
+
+
+def test_a_video_far_shorter_than_its_class_is_refused(folder, words, tmp_path):
+    video_clips.clip(folder / "long_one.mp4")
+    (row,) = rows(folder, words, task="videomme_long")
+    data = DataSettings(video_cache=str(tmp_path / "cache"), frames=4)
+    with pytest.raises(VideoError, match=r"long_one.mp4 lasts 3 s, too short for its duration class"):
+        VideoFrames(data).load(row)
+    assert len(VideoFrames(data).load(row | {"dataset": TASK}).frames) == 4
 
 
 def test_the_defaults_are_one_frame_a_second_of_qwen():

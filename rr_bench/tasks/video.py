@@ -21,6 +21,10 @@ FACTOR = 28
 """Pixels of a language token's side in Qwen2-VL and Qwen2.5-VL."""
 
 
+SHORTEST = {"short": 0, "medium": 120, "long": 900}
+"""Seconds: half of what the shortest videos of Video-MME's classes last."""
+
+
 class VideoFrames:
     """Frames of rows, by the settings' rules.
 
@@ -46,7 +50,8 @@ class VideoFrames:
         """The frames of a row's video.
 
         Raises:
-            VideoError: it has none that can be used, or they make more tokens than the row's length.
+            VideoError: it has none that can be used, it lasts far less than its class, or its frames
+                make more tokens than the row's length.
         """
         video = json.loads(doc["video"])
         if not doc["dataset"].startswith(PREFIX):
@@ -55,6 +60,12 @@ class VideoFrames:
         length = int(doc["length"])
         path = Path(video["file"])
         found = self.store.load(path, self.sampling(length), self.pixels())
+        shortest = SHORTEST[doc["dataset"].removeprefix(PREFIX)]
+        if found.duration < shortest:
+            raise VideoError(
+                f"{path.name} lasts {found.duration:.0f} s, too short for its duration class: "
+                "truncated?"
+            )
         count, height, width = found.frames.shape[:3]
         tokens = video_tokens(count, height, width, self.factor)
         if tokens > length:

@@ -7,7 +7,9 @@ object on the command line; the answer one JSON object on standard output, with 
 from __future__ import annotations
 
 import json
+import math
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,9 @@ CHUNK = 16
 """Frames held at full size."""
 SHORTER = 0.9
 """Of the declared duration; a video that ends before it was cut."""
+
+GRACE = 5
+"""Seconds beyond the limit after which the process ends without being killed."""
 
 Frame = NDArray[np.uint8]
 
@@ -134,8 +139,11 @@ def plain(message: str) -> str:
 
 def main() -> None:
     """Answer the request on the command line."""
+    request = json.loads(sys.argv[1])
+    # If whoever waits was killed itself, the kernel ends a decoder that hangs.
+    signal.alarm(math.ceil(request["limit"]) + GRACE)
     try:
-        answer = sample(json.loads(sys.argv[1]))
+        answer = sample(request)
     except VideoError as error:
         answer = {"error": str(error), "final": getattr(error, "final", False)}
     # Decoders raise classes of their own; whichever it is, the other decoder may do better.

@@ -68,7 +68,13 @@ def decode(
         DecoderHung: no reader gave anything, and the last one was killed.
         VideoError: no reader could; the message says why for each.
     """
-    request = {"path": str(path), "sampling": sampling, "pixels": pixels, "frames": str(frames)}
+    request = {
+        "path": str(path),
+        "sampling": sampling,
+        "pixels": pixels,
+        "frames": str(frames),
+        "limit": seconds,
+    }
     passed_over: list[str] = []
     last: VideoError | None = None
     for reader in readers(decoder):

@@ -6,6 +6,8 @@ import functools
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ VERSION = 2
 """Of how frames are made: raised when the same request would give other pixels."""
 
 CACHE_BYTES = 50 * 2**30
+ABANDONED = 24 * 3600
+"""Seconds after which frames without a description were left by a process that was killed."""
 
 Found = tuple[dict[str, Any], NDArray[np.uint8] | None]
 """A frame set's description and its frames, if they were asked for."""
@@ -179,15 +183,21 @@ class FrameStore:
         return facts, frames
 
     def _shrink(self, keep: str) -> None:
-        """Delete frames until the folder is within its bound; those just made stay."""
-        sizes = []
+        """Delete frames until the folder is within its bound; those just made stay. What a killed
+        process left behind goes too.
+        """
+        total, old = 0, []
         for file in self.folder.glob("*.npy"):
-            facts = file.with_suffix(".json")
-            if file.stem != keep and facts.is_file():
-                sizes.append((facts.stat().st_mtime, file.stat().st_size, file))
-        own = self.folder / f"{keep}.npy"
-        total = sum(size for _, size, _ in sizes) + (own.stat().st_size if own.is_file() else 0)
-        for _, size, file in sorted(sizes):
+            with suppress(FileNotFoundError):  # another process shrinks the folder as well
+                size, changed = file.stat().st_size, file.stat().st_mtime
+                if file.stem == keep:
+                    total += size
+                elif (facts := file.with_suffix(".json")).is_file():
+                    total += size
+                    old.append((facts.stat().st_mtime, size, file))
+                elif changed < time.time() - ABANDONED:
+                    file.unlink()
+        for _, size, file in sorted(old):
             if total <= self.limit:
                 return
             file.with_suffix(".json").unlink(missing_ok=True)

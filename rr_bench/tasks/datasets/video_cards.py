@@ -111,6 +111,7 @@ def make_row(
         "removed_tokens": 0,
         "source": "generated",
         "video": json.dumps(video),
+        "cluster": f"clip {number}",
     }
     if spans is not None:
         row["spans"] = json.dumps([list(span) for span in spans])
