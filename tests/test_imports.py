@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "method": ((), ("torch", "triton")),
     "rr_bench": ((), ()),
     "rr_bench.store": (("rr_bench",), ("filelock",)),
-    "rr_bench.video": (("rr_bench", "rr_bench.store"), ("numpy", "av", "decord")),
+    "rr_bench.video": (("rr_bench", "rr_bench.store"), ("numpy", "av", "decord", "PIL")),
     "rr_bench.tasks": (
         ("rr_bench", "rr_bench.store", "rr_bench.video"),
         (

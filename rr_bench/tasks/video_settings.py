@@ -30,7 +30,12 @@ def _videos(task: str, source: str) -> bool:
 class VideoSettings:
     """Which videos, which of their frames at what size, and what is asked about them."""
 
-    video_dir: str | None = setting(None, "folder of Video-MME's videos", path=True)
+    video_dir: str | None = setting(
+        None,
+        "folder of Video-MME's videos, or of folders of their frames, each with video.json: "
+        '{"fps": <images per second>}',
+        path=True,
+    )
     video_questions: str | None = setting(
         None, "its questions, Parquet or JSONL; null: the one such file in video_dir", path=True
     )

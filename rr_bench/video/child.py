@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rr_bench.video.container import Container, read_container
 from rr_bench.video.errors import NoVideo, VideoError
+from rr_bench.video.images import Images
 from rr_bench.video.pixels import PixelRule
 from rr_bench.video.resize import resize
 from rr_bench.video.sampling import Sampling
@@ -86,6 +87,9 @@ class PyAV:
         raise VideoError(f"{self.total} frames are declared, {number + 1} can be decoded")
 
 
+Reader = Decord | PyAV | Images
+
+
 def sample(request: dict[str, Any]) -> dict[str, Any]:
     """Read what a request asks for; see :func:`rr_bench.video.decode.decode`.
 
@@ -93,13 +97,17 @@ def sample(request: dict[str, Any]) -> dict[str, Any]:
         VideoError: no reader could give what is asked.
     """
     path, name = Path(request["path"]), request["reader"]
-    container = read_container(path)
-    reader = Decord(path) if name == "decord" else PyAV(path, container)
+    reader: Reader
+    if name == "images":
+        reader, declared, rotation = Images(path), None, 0
+    else:
+        container = read_container(path)
+        reader = Decord(path) if name == "decord" else PyAV(path, container)
+        declared, rotation = container.declared, container.rotation
     if reader.total < 1 or reader.fps <= 0:
         raise VideoError("the video has no frames")
     last = np.array([reader.total - 1], dtype=np.int64)
     duration = float(reader.seconds(last)[0]) + 1 / reader.fps
-    declared = container.declared
     if declared is not None and duration < SHORTER * declared and declared - duration > 1:
         raise NoVideo(f"truncated: {declared:.1f} s are declared, the frames end at {duration:.1f} s")
     indices = Sampling(**request["sampling"]).frames(reader.total, reader.fps)
@@ -110,7 +118,7 @@ def sample(request: dict[str, Any]) -> dict[str, Any]:
         "sample_fps": len(indices) / reader.total * reader.fps,
         "total_frames": reader.total,
         "duration": duration,
-        "rotation": container.rotation,
+        "rotation": rotation,
     }
     if request["pixels"] is not None:
         rule = PixelRule(**request["pixels"])
@@ -118,7 +126,7 @@ def sample(request: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def save(path: Path, reader: Decord | PyAV, indices: NDArray[np.int64], rule: PixelRule) -> None:
+def save(path: Path, reader: Reader, indices: NDArray[np.int64], rule: PixelRule) -> None:
     """Write the frames, resized, uint8 ``[N, H, W, 3]``, as an ``.npy`` file."""
     different, places = np.unique(indices, return_inverse=True)
     made: NDArray[np.uint8] | None = None

@@ -41,6 +41,11 @@ def readers(decoder: str) -> list[str]:
         raise ValueError(f"videos need the package {error}: pip install '.[video]'") from error
 
 
+def readers_for(path: Path, decoder: str) -> list[str]:
+    """The same for one video; a folder of frames needs no decoder."""
+    return [f"images {version('pillow')}"] if path.is_dir() else readers(decoder)
+
+
 def decode(
     path: Path,
     sampling: dict[str, Any],
@@ -53,7 +58,7 @@ def decode(
     """Sample a video.
 
     Args:
-        path: the video.
+        path: the video, or a folder of frames (:mod:`rr_bench.video.images`).
         sampling: fields of :class:`~rr_bench.video.sampling.Sampling`.
         pixels: fields of :class:`~rr_bench.video.pixels.PixelRule`; None: no frames, only facts.
         frames: where the frames go, uint8 ``[N, H, W, 3]``, an ``.npy`` file.
@@ -77,7 +82,7 @@ def decode(
     }
     passed_over: list[str] = []
     last: VideoError | None = None
-    for reader in readers(decoder):
+    for reader in readers_for(path, decoder):
         name = reader.partition(" ")[0]
         try:
             answer = _ask({**request, "reader": name}, seconds)

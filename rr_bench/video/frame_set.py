@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rr_bench.store.fingerprint import file_hash
-from rr_bench.video.decode import SECONDS, decode, readers
+from rr_bench.video.decode import SECONDS, decode, readers_for
 from rr_bench.video.errors import VideoError
+from rr_bench.video.images import folder_hash
 from rr_bench.video.pixels import PixelRule
 from rr_bench.video.sampling import Sampling
 
@@ -128,7 +129,9 @@ class FrameStore:
         return found
 
     def _key(self, path: Path, sampling: Sampling, pixels: PixelRule | None) -> str:
-        if not path.is_file():
+        if path.is_dir():
+            content = folder_hash(path)
+        elif not path.is_file():
             content = "missing"
         else:
             stat = path.stat()
@@ -138,7 +141,7 @@ class FrameStore:
             "content": content,
             "sampling": asdict(sampling),
             "pixels": None if pixels is None else asdict(pixels),
-            "readers": readers(self.decoder),
+            "readers": readers_for(path, self.decoder),
             "version": VERSION,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]

@@ -14,6 +14,7 @@ from rr_bench.tasks.files.fields import Record
 from rr_bench.tasks.files.hub import read_table
 from rr_bench.tasks.files.notes import Notes
 from rr_bench.tasks.settings import DataSettings
+from rr_bench.video.images import folder_hash
 
 FIELDS = (
     *("video_id", "duration", "domain", "sub_category", "url", "videoID"),
@@ -109,9 +110,10 @@ def _question(row: Record) -> Question:
 
 
 def video_file(folder: Path, stem: str) -> Path:
-    """A video by its name without ending; the usual name where there is none."""
+    """A video by its name without ending, or a folder of its frames; the usual name without either."""
     named = [folder / f"{stem}{ending}" for ending in ENDINGS]
-    return next((path for path in named if path.is_file()), named[0])
+    found = next((path for path in named if path.is_file()), named[0])
+    return folder / stem if not found.is_file() and (folder / stem).is_dir() else found
 
 
 def subtitle_file(data: DataSettings, stem: str) -> Path | None:
@@ -124,4 +126,6 @@ def subtitle_file(data: DataSettings, stem: str) -> Path | None:
 
 def content_of(path: Path) -> str:
     """What tells one video's content from another's; empty for a missing one."""
+    if path.is_dir():
+        return folder_hash(path)
     return sampled_hash(path) if path.is_file() else ""
