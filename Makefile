@@ -17,11 +17,12 @@ ARGS ?=
 
 REAL_MODEL := smollm2_135m
 
-.PHONY: help install run run-real bench test test-gpu lint figures clean
+.PHONY: help install run run-real run-video bench test test-gpu lint figures clean
 
 help:
 	@echo 'make run      install if needed, run the default experiment, print the table (ARGS=... adds settings)'
 	@echo 'make run-real fetch a small language model (98 MB, once) and do the same with it'
+	@echo 'make run-video the same on clips and a small vision-language model, both included'
 	@echo 'make bench    time kernels, methods and whole prefills on the GPU at hand (ARGS=... adds settings)'
 	@echo 'make test     install if needed, run all tests that need no GPU'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
@@ -39,6 +40,9 @@ run: $(VENV)/installed
 run-real: $(VENV)/installed-gguf
 	$(PY) -m rr_bench.download model $(REAL_MODEL)
 	$(PY) -m rr_bench +experiment=real_laptop $(ARGS)
+
+run-video: $(VENV)/installed-video
+	$(PY) -m rr_bench +experiment=video_probe $(ARGS)
 
 bench: $(VENV)/installed
 	$(PY) -m rr_bench +experiment=latency $(ARGS)
@@ -76,6 +80,10 @@ $(VENV)/installed: $(PINS) | $(PY)
 
 $(VENV)/installed-gguf: $(VENV)/installed
 	$(PIP_INSTALL) --editable '.[gguf]'
+	@touch $@
+
+$(VENV)/installed-video: $(VENV)/installed
+	$(PIP_INSTALL) --editable '.[video]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

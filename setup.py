@@ -18,7 +18,7 @@ setup(
     package_dir=DATA,
     package_data={
         "method": ["patterns/*.json"],
-        "rr_bench.probe": ["model/*"],
+        "rr_bench.probe": ["model/*", "video/model/*"],
         "rr_bench.report.page": ["*.j2", "*.css", "*.js"],
         "rr_bench.conf": ["**/*.yaml"],
         "rr_bench.task_files": ["**/*.yaml"],
