@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from method.attention import SparsePrefill
 from rr_bench.config.schema import RunSettings
 from rr_bench.model.loading import LoadedModel
+from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.recorder import RequestStats
 from rr_bench.model.vision.families import family_of
 from rr_bench.model.vision.inputs import Seen, VideoFacts, language_inputs
@@ -20,7 +21,6 @@ from rr_bench.run.prompt import Prompt
 from rr_bench.tasks.prompts.card_questions import LETTERS
 from rr_bench.tasks.sources import module_of
 from rr_bench.tasks.video import NEW_TOKENS, VideoFrames
-from rr_bench.video.errors import VideoError
 from rr_bench.video.frame_set import FrameSet
 
 
@@ -65,14 +65,16 @@ class VideoCells:
         Args:
             doc: the row.
             new: the method has not run at this length yet; if it has, there is nothing to do.
+
+        A video that cannot be used, or memory that runs out, is left to the sample, which says so.
         """
         if not new:
             return
         try:
             video, seen = self._video(doc)
-        except VideoError:
-            return  # the sample itself will say why
-        self.lm.body(self.lm.read(doc["prompt"], video), seen, self.lm.prefill)
+            self.lm.body(self.lm.read(doc["prompt"], video), seen, self.lm.prefill)
+        except (OSError, ValueError, OutOfMemory):
+            return
 
     def score(self, name: str, doc: Mapping[str, Any]) -> dict[str, Any]:
         """Ask about a row's video, grade, and collect what it cost: fields of a record."""
