@@ -1,4 +1,4 @@
-"""Frames to an ordinary mp4 file (H.264, 4:2:0), and back."""
+"""Frames to an ordinary mp4 file (H.264, 4:2:0), by PyAV."""
 
 from __future__ import annotations
 
@@ -38,12 +38,3 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_every_frame(path: Path) -> NDArray[np.uint8]:
-    """All frames of a file of :func:`write_video`: uint8 ``[frames, H, W, 3]``."""
-    import decord
-
-    reader = decord.VideoReader(str(path), num_threads=1)
-    frames: NDArray[np.uint8] = reader.get_batch(range(len(reader))).asnumpy()
-    return frames
