@@ -27,7 +27,7 @@ help:
 	@echo 'make test     install if needed, run all tests that need no GPU'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
 	@echo 'make lint     ruff and mypy'
-	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder picks one store)'
+	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder picks one store, PDF=1 adds PDF)'
 	@echo 'make install  only create $(VENV)'
 	@echo 'make clean    remove $(VENV) and caches; results stay'
 	@echo 'PYTHON=...    the interpreter that makes $(VENV), 3.11 or newer'
@@ -61,7 +61,7 @@ lint: $(VENV)/installed-dev
 
 figures: $(VENV)/installed
 	@test -n '$(RUN)' || { echo 'nothing under results/: name a folder with RUN=folder'; exit 1; }
-	$(PY) -m rr_bench.report $(RUN)
+	$(PY) -m rr_bench.report $(if $(PDF),,--no-pdf) $(RUN)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

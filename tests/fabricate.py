@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rr_bench.store.cells import CellWriter, Store
@@ -74,16 +75,20 @@ def open_cell(
     time: str = "2026-01-01T00:00:00+00:00",
     fingerprint: str = "0123abcd",
     source: str = "generated",
+    replaced: Mapping[str, Any] = MappingProxyType({}),
     **changes: Any,
 ) -> CellWriter:
-    """A cell of the fabricated run, not entered yet; ``changes`` go into its settings."""
+    """A cell of the fabricated run, not entered yet; ``changes`` go into its settings.
+
+    ``replaced`` are settings of any name, put over all others: of ``method``, ``model`` and the like
+    what the key says and not what the arguments of the same name make of it.
+    """
     everything = settings(method, task=task, length=length) | {
         "model": fingerprint,
         "data": {"source": source, "files": {}},
         **changes,
+        **replaced,
     }
-    everything |= changes.pop("other", {})
-    everything.pop("other", None)
     info = {"model": {"name": model, "path": f"models/{model}"}, "method": method}
     env = {
         "device": "cpu",

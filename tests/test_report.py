@@ -219,7 +219,7 @@ def test_cells_that_differ_in_one_setting_are_two_rows(tmp_path: Path, name: str
     if name in ("task", "length"):
         write_cell(tmp_path, RR, [0.5], **{name: OTHERS[name]})
     else:
-        write_cell(tmp_path, RR, [0.5], other={name: OTHERS[name]})
+        write_cell(tmp_path, RR, [0.5], replaced={name: OTHERS[name]})
     write_report(tmp_path)
     frame = summary(tmp_path)
     shown = frame[frame["status"] == "done"]

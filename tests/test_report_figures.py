@@ -21,7 +21,16 @@ from rr_bench.report.series import (
     line_of,
     main_lines,
 )
-from rr_bench.report.style import RC, legend_labels, method_styles, split_label
+from rr_bench.report.style import (
+    DENSITIES,
+    PARTS,
+    RC,
+    family_looks,
+    legend_labels,
+    method_styles,
+    scale,
+    split_label,
+)
 from tests.fabricate import FULL, RR, write_cell
 
 BASE = "rr(tau=0.9, selector=top_p)"
@@ -108,7 +117,21 @@ def test_families_look_different_and_so_do_variants_of_one() -> None:
     looks = method_styles((name, name) for name in names)
     assert len({(style["color"], style["marker"]) for style in looks.values()}) == len(names)
     alone = method_styles(("rr", label) for label in [BASE, *CONTROLS])
-    assert len({style["color"] for style in alone.values()}) == 6 and alone[BASE]["color"] == "#0072B2"
+    assert {style["color"] for style in alone.values()} == {"#0072B2"}
+
+
+def test_a_method_of_the_users_keeps_its_look_from_figure_to_figure() -> None:
+    by_itself = family_looks(["mine"])["mine"]
+    assert family_looks(["full", "mine", "rr", "zeta"])["mine"] == by_itself
+    known = {color for color, _ in family_looks(["full", "rr", "xattention", "streaming"]).values()}
+    assert by_itself[0] not in known
+
+
+def test_what_is_no_method_has_no_methods_colour() -> None:
+    methods = {
+        color for color, _ in family_looks([*KNOBS, "full", "streaming", "trianglemix"]).values()
+    }
+    assert methods.isdisjoint([*PARTS.values(), *scale(DENSITIES, 4)])
 
 
 def method(label: str) -> dict[str, Any]:
@@ -135,7 +158,7 @@ def write_store(out: Path) -> pd.DataFrame:
 def test_a_store_of_many_methods_has_a_figure_of_controls_and_one_per_task(tmp_path: Path) -> None:
     frame = write_store(tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    wanted = {"controls_by_length.png", "controls_by_length-2.png"}
+    wanted = {"ablation-rr-recall_prefill.png", "ablation-xattention-recall_prefill.png"}
     assert {*wanted, "recovery_by_density-recall_prefill.pdf"} <= names
     # The table leaves nothing out.
     assert len(frame[frame["status"] == "done"]) == 9 + 3 * len(STORE) - 2 * len(CALIBRATED)
@@ -162,9 +185,9 @@ def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) ->
 def test_the_task_of_most_methods_is_wide_and_keeps_its_own_range(tmp_path: Path) -> None:
     rows = write_store(tmp_path)
     rows = pd.concat([rows, rows[rows["task"] == "json_kv"].assign(task="another")])
-    rows = rows[~rows["dense"] & rows["recovery"].notna()].assign(series=lambda frame: frame["method"])
+    rows = rows[~rows["dense"] & rows["recovery"].notna()]
     with matplotlib.rc_context(RC):
-        figure = figures._figure(figures._RECOVERY, rows)
+        figure = figures.by_length(figures._RECOVERY, rows)
         figure.draw_without_rendering()
     narrow, second, wide = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["another", "json_kv", "recall_prefill"]
@@ -180,9 +203,9 @@ def test_a_gap_in_one_panel_of_two_is_a_gap_and_no_range(tmp_path: Path) -> None
                 write_cell(tmp_path, method(BASE), [1.0, 0.5], length=length, task=task)
             write_cell(tmp_path, method(OTHERS[0]), [0.5, 0.5], length=length, task=task)
     rows = write_report(tmp_path).frame
-    rows = rows[rows["recovery"].notna()].assign(series=lambda frame: frame["method"])
+    rows = rows[rows["recovery"].notna()]
     with matplotlib.rc_context(RC):
-        first, second = figures._figure(figures._RECOVERY, rows).axes
+        first, second = figures.by_length(figures._RECOVERY, rows).axes
     lines = [y for _, y in drawn(first) if len(y) == 3]
     assert any(pd.isna(y[1]) and y[0] == y[2] == 75 for y in lines)
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] > 0
@@ -198,5 +221,5 @@ def test_three_lengths_at_most() -> None:
 def test_variants_of_a_family_are_told_apart_in_grey(count: int) -> None:
     labels = [f"rr(tau=0.{i + 1})" for i in range(count)]
     styles = method_styles([*(("rr", label) for label in labels), ("oracle", "oracle")])
-    looks = [json.dumps([styles[one]["marker"], styles[one]["color"]]) for one in labels]
+    looks = [json.dumps([styles[one]["fillstyle"], styles[one]["linestyle"]]) for one in labels]
     assert len(set(looks)) == count

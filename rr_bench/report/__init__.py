@@ -20,9 +20,12 @@ from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import draw_latency_figures
 from rr_bench.report.latency_page import to_markdown as to_latency_markdown
 from rr_bench.report.latency_page import to_text as to_latency_text
+from rr_bench.report.latency_tables import speed_tables
+from rr_bench.report.layers import draw_layers
 from rr_bench.report.page import write_page
 from rr_bench.report.page.content import Page, joined, summary_page, with_figures
 from rr_bench.report.page.latency import latency_page
+from rr_bench.report.pooling import rows_of_figures
 from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.report.verdict import MARGIN
@@ -53,11 +56,12 @@ class Report(NamedTuple):
         figures = [path for path in self.paths if path.suffix == ".png"]
         folders = dict.fromkeys(path.parent for path in figures)
         counts = {folder: sum(path.parent == folder for path in figures) for folder in folders}
-        return lines + [f"{folder}: {n} figures, PNG and PDF" for folder, n in counts.items()]
+        formats = "PNG and PDF" if any(path.suffix == ".pdf" for path in self.paths) else "PNG"
+        return lines + [f"{folder}: {n} figures, {formats}" for folder, n in counts.items()]
 
 
 def write_report(
-    out: str | Path, keys: Collection[str] | None = None, margin: float = MARGIN
+    out: str | Path, keys: Collection[str] | None = None, margin: float = MARGIN, pdf: bool = True
 ) -> Report:
     """Write tables, ``figures/`` and ``report.html`` under ``out``: of its cells, of its
     ``latency.csv``, or of both.
@@ -66,13 +70,14 @@ def write_report(
         out: folder of a store or of a latency experiment, and of the report.
         keys: keys of the cells to print, None for all; the files always hold the whole store.
         margin: points around 100 % within which a recovery counts as kept.
+        pdf: whether figures are written as PDF too, which takes most of the time.
 
     Raises:
         StoreError: there is neither a store nor a ``latency.csv`` at ``out``.
     """
     folder = Path(out)
     timed = (folder / "latency.csv").is_file()
-    album = Album(folder / "figures")
+    album = Album(folder / "figures", pdf)
     parts = [] if timed and not is_store(folder) else [_store_part(folder, keys, album, margin)]
     parts += [_latency_part(folder, album)] if timed else []
     pages = [part.page for part in parts if part.page is not None]
@@ -101,7 +106,8 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
     paths += [path for table in score_tables(summary) for path in table.write(folder / "tables")]
-    draw_figures(summary.frame, album)
+    draw_figures(rows_of_figures(summary), album)
+    draw_layers(summary.frame, summary.cells, album)
     draw_video_mme(summary.cells, album)
     helmet = write_helmet(summary.cells, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
@@ -119,5 +125,6 @@ def _latency_part(folder: Path, album: Album) -> _Part:
         return _Part([], "", [str(error)], nothing, None)
     path = folder / "latency.md"
     path.write_text(to_latency_markdown(latency), encoding="utf-8")
+    tables = [file for table in speed_tables(latency) for file in table.write(folder / "tables")]
     draw_latency_figures(latency, album)
-    return _Part([path], to_latency_text(latency), [], nothing, latency_page(latency, folder))
+    return _Part([path, *tables], to_latency_text(latency), [], nothing, latency_page(latency, folder))

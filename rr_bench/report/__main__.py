@@ -51,11 +51,12 @@ def main() -> int:
         default=MARGIN,
         help="points around 100 %% within which a recovery counts as kept (%(default)g)",
     )
+    parser.add_argument("--no-pdf", action="store_true", help="figures as PNG alone, in half the time")
     given = parser.parse_args()
     if not 0 < given.margin < 100:
         parser.error(f"--margin={given.margin:g}: points of recovery, above 0 and below 100")
     # No short-circuit: every folder is reported.
-    return max([_report(out, given.wandb, given.margin) for out in given.out])
+    return max([_report(out, given.wandb, given.margin, not given.no_pdf) for out in given.out])
 
 
 def _freeze(arguments: list[str]) -> int:
@@ -105,9 +106,9 @@ def _review(arguments: list[str]) -> int:
     return 0
 
 
-def _report(out: str, wandb: bool = False, margin: float = MARGIN) -> int:
+def _report(out: str, wandb: bool = False, margin: float = MARGIN, pdf: bool = True) -> int:
     try:
-        report = write_report(out, margin=margin)
+        report = write_report(out, margin=margin, pdf=pdf)
     except (StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rr_bench.report.style import WIDTH, length_label
+from rr_bench.report.style import RC, WIDTH, length_label
 from rr_bench.report.svg import svg_text
 
 ONE_COLUMN = 26
 """Longest legend label, in characters, of which two fit side by side."""
+
+REMARK = 62
+"""Characters of a line below a figure."""
 
 LEGEND_LINE = 0.16
 """Inches of a line of the legend."""
@@ -70,6 +75,26 @@ def legend_columns(labels: Sequence[str]) -> int:
     return 2 if max(map(len, labels)) <= ONE_COLUMN else 1
 
 
+def add_below(figure: Figure, label: str, remark: str = "") -> None:
+    """The label of the x axis of all panels, and below it in small what a reader must know."""
+    figure.supxlabel(label, fontsize=RC["axes.labelsize"])
+    if remark:
+        text = fill(remark, REMARK)
+        figure.supxlabel(f"{label}\n{text}", fontsize=RC["axes.labelsize"] - 1)
+
+
+def file_name(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_")
+
+
+def some_lengths(lengths: Sequence[int]) -> list[int]:
+    """The shortest, a middle and the longest of ascending lengths, at most three."""
+    if len(lengths) <= 3:
+        return list(lengths)
+    return [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
+
+
 def part_suffix(number: int) -> str:
     """End of the file name of a figure's further parts, counted from 0."""
     return f"-{number + 1}" if number else ""
@@ -80,13 +105,15 @@ class Album:
 
     Args:
         folder: where the files go; made for the first figure.
+        pdf: whether figures are written as PDF too.
 
     Attributes:
         paths: the files written so far.
         pictures: the figures' names and SVG.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pdf: bool = True) -> None:
+        self.pdf = pdf
         self.folder = folder
         self.paths: list[Path] = []
         self.pictures: dict[str, Markup] = {}
@@ -94,7 +121,11 @@ class Album:
     def add(self, figure: Figure, name: str) -> None:
         """Write a figure without dates, so that equal results give equal files."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for ending, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
+        # Laid out once, not for every format.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        stamps = {".png": "Software"} | ({".pdf": "CreationDate"} if self.pdf else {})
+        for ending, stamp in stamps.items():
             path = self.folder / (name + ending)
             figure.savefig(path, metadata={stamp: None})
             self.paths.append(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rr_bench.report.ablation import draw_ablations
 from rr_bench.report.drawing import (
     LEGEND_LINE,
     Album,
+    add_below,
+    file_name,
     interval_line,
     legend_columns,
     length_axis,
@@ -25,8 +27,14 @@ from rr_bench.report.drawing import (
 )
 from rr_bench.report.load import natural
 from rr_bench.report.pareto import draw_pareto
-from rr_bench.report.series import control_bases, control_lines, main_lines
-from rr_bench.report.style import RC, legend_labels, method_styles
+from rr_bench.report.series import density_of, main_lines
+from rr_bench.report.style import (
+    RC,
+    legend_labels,
+    length_label,
+    method_styles,
+    shared_rest,
+)
 
 Styles = dict[str, dict[str, Any]]
 
@@ -36,6 +44,8 @@ _DODGE = 0.08
 """Octaves between neighbouring series, so that intervals stay apart ..."""
 _SPREAD = 0.35
 """... and between the outermost ones at most."""
+_NAMED = 3
+"""Methods whose gaps a figure names."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,6 @@ class _Plot:
 
 
 _RECOVERY = _Plot("recovery_by_length", "recovery", "Score recovery (%)", mark_100=True)
-_CONTROLS = _Plot("controls_by_length", "recovery", "Score recovery (%)", mark_100=True)
 _OTHERS = (
     _Plot("density_by_length", "density", "Density (%)"),
     _Plot("score_by_length", "score", "Score (%)", with_dense=True),
@@ -69,56 +78,81 @@ def draw_figures(frame: pd.DataFrame, album: Album) -> None:
     setups = list(frame.groupby("setup", sort=True))
     with matplotlib.rc_context(RC):
         for name, rows in setups:
-            suffix = f"-{_file_name(str(name))}" if len(setups) > 1 else ""
-            for plot, number, names in _planned(rows):
-                shown = rows[rows["series"].isin(names) | (plot.with_dense & rows["dense"])]
+            suffix = f"-{file_name(str(name))}" if len(setups) > 1 else ""
+            for plot, part, names in _planned(rows):
+                shown = rows[rows["point"].isin(names) | (plot.with_dense & rows["dense"])]
                 shown = shown[shown[plot.column].notna()]
-                if plot is _CONTROLS:
-                    shown = shown[shown["task"].isin(_tasks_of(shown, control_bases(names)))]
                 if not shown.empty:
-                    album.add(_figure(plot, shown), f"{plot.stem}{part_suffix(number)}{suffix}")
+                    figure = by_length(plot, shown, _gaps(rows, names))
+                    album.add(figure, f"{plot.stem}{part}{suffix}")
             draw_pareto(rows[~rows["dense"]], album, suffix)
+            draw_ablations(rows[~rows["dense"]], album, suffix)
 
 
-def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, int, list[str]]]:
-    """Figures by length of one setup: what is drawn, the number of the part, its sparse labels."""
+def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, str, list[str]]]:
+    """Figures by length of one setup: what is drawn, the end of the name, the sparse methods in it.
+
+    Methods calibrated to a density have a figure per density, of recovery alone.
+    """
     measured = rows[~rows["dense"] & (rows["status"] != "missing")]
-    found = {str(series): set(own["length"]) for series, own in measured.groupby("series")}
-    lengths = {series: found[series] for series in sorted(found, key=natural)}
+    found = {str(point): set(own["length"]) for point, own in measured.groupby("point")}
+    lengths = {point: found[point] for point in sorted(found, key=natural)}
+    levels: dict[str, dict[str, set[int]]] = {}
+    for point, at in lengths.items():
+        levels.setdefault(density_of(point), {})[point] = at
     for plot in (_RECOVERY, *_OTHERS):
-        yield from ((plot, i, names) for i, names in enumerate(main_lines(lengths) or [[]]))
-    yield from ((_CONTROLS, i, names) for i, names in enumerate(control_lines(lengths)))
+        for level, own in (levels or {"": {}}).items():
+            if level and plot is not _RECOVERY:
+                continue
+            end = f"-at_{level}" if level else ""
+            for i, names in enumerate(main_lines(own) or [[]]):
+                yield plot, end + part_suffix(i), names
 
 
-def _tasks_of(rows: pd.DataFrame, names: Collection[str]) -> set[str]:
-    return set(rows.loc[rows["series"].isin(names), "task"])
+def _gaps(rows: pd.DataFrame, names: Collection[str]) -> str:
+    """What the methods of a figure were not measured at though others were, in a line; or nothing."""
+    own = rows[rows["point"].isin(names) & (rows["status"] != "missing") & (rows["n"] > 0)]
+    every = own[["task", "length"]].drop_duplicates()
+    lacking = {}
+    for name, found in own.groupby("point"):
+        # A task that a method was not run on has a panel without it.
+        asked = every[every["task"].isin(found["task"])]
+        places = asked.merge(found[["task", "length"]], how="left", indicator=True)
+        absent = places[places["_merge"] == "left_only"]
+        if len(absent):
+            lengths = sorted({int(length) for length in absent["length"]})
+            lacking[str(name)] = " ".join(map(length_label, lengths))
+    labels = legend_labels(sorted(map(str, names), key=natural))
+    text = [f"{labels[name]} at {lengths}" for name, lengths in list(lacking.items())[:_NAMED]]
+    more = len(lacking) - len(text)
+    return f"not measured: {'; '.join(text)}{f'; and {more} more' if more else ''}" if text else ""
 
 
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "_", text).strip("_")
-
-
-def _figure(plot: _Plot, rows: pd.DataFrame) -> Figure:
+def by_length(plot: _Plot, rows: pd.DataFrame, gaps: str = "") -> Figure:
     """One panel per task, two in a row, below one legend.
 
     The task of most methods comes last: of an odd number it has a row for itself.
+
+    Args:
+        plot: what is drawn.
+        rows: rows with a value.
+        gaps: what is missing, in words.
     """
     tasks = sorted(rows["task"].unique(), key=lambda task: (_methods(rows, task), task))
     grid = [tasks[i : i + 2] for i in range(0, len(tasks), 2)]
     heights = [_PANEL_HEIGHT if len(row) > 1 else _WIDE_HEIGHT for row in grid]
-    names = sorted(rows["series"].unique(), key=natural)
-    styles = method_styles(zip(rows["family"].astype(str), rows["series"].astype(str), strict=True))
+    names = sorted(rows["point"].unique(), key=natural)
+    styles = method_styles(zip(rows["family"].astype(str), rows["point"].astype(str), strict=True))
     handles = _legend(plot, names, styles)
     columns = legend_columns([str(handle.get_label()) for handle in handles])
-    title = f"variants of {rows['family'].iloc[0]}" if plot is _CONTROLS else None
-    legend_lines = -(-len(handles) // columns) + (title is not None)
-    figure = new_figure(sum(heights) + LEGEND_LINE * legend_lines + 0.35)
+    lines = -(-len(handles) // columns) + bool(shared_rest(names))
+    figure = new_figure(sum(heights) + LEGEND_LINE * lines + 0.35)
     panels = figure.subplot_mosaic([row * (2 // len(row)) for row in grid], height_ratios=heights)
     _draw(plot, [[(panels[task], task) for task in row] for row in grid], rows, styles)
-    figure.supxlabel("Length (tokens)", fontsize=RC["axes.labelsize"])
-    figure.legend(
-        handles=handles, title=title, loc="outside upper center", ncols=columns, columnspacing=1.2
-    )
+    add_below(figure, "Length (tokens)", gaps)
+    title = shared_rest(names) or None
+    options: dict[str, Any] = {"ncols": columns, "columnspacing": 1.2, "title": title}
+    figure.legend(handles=handles, loc="outside upper center", **options)
     return figure
 
 
@@ -133,7 +167,7 @@ def _draw(
         for axes, task in line:
             if plot.mark_100:
                 axes.axhline(100, color="black", linewidth=0.8)
-            _by_length(axes, rows[rows["task"] == task], styles, plot.column)
+            _lines(axes, rows[rows["task"] == task], styles, plot.column)
             length_axis(axes, lengths, most=8 if len(line) == 1 else 3)
             axes.margins(y=0.1)
             axes.set_title(task)
@@ -155,7 +189,7 @@ def _share_y(grid: Sequence[Sequence[Axes]]) -> None:
 
 
 def _methods(rows: pd.DataFrame, task: str) -> int:
-    return int(rows.loc[rows["task"] == task, "series"].nunique())
+    return int(rows.loc[rows["task"] == task, "point"].nunique())
 
 
 def _legend(plot: _Plot, names: Sequence[str], styles: Styles) -> list[Line2D]:
@@ -166,13 +200,13 @@ def _legend(plot: _Plot, names: Sequence[str], styles: Styles) -> list[Line2D]:
     return handles + [Line2D([], [], label=shown[name], **styles[name]) for name in names]
 
 
-def _by_length(axes: Axes, rows: pd.DataFrame, styles: Styles, column: str) -> None:
+def _lines(axes: Axes, rows: pd.DataFrame, styles: Styles, column: str) -> None:
     """A value over the length, with the interval where the table has one."""
     lengths = sorted(int(length) for length in rows["length"].unique())
-    names = sorted(rows["series"].unique(), key=natural)
+    names = sorted(rows["point"].unique(), key=natural)
     dodge = min(_DODGE, _SPREAD / len(names)) if f"{column}_lo" in rows else 0.0
     for i, name in enumerate(names):
         # A length that this series lacks becomes a gap in its line.
-        one = rows[rows["series"] == name].set_index("length").reindex(lengths)
+        one = rows[rows["point"] == name].set_index("length").reindex(lengths)
         x = np.array(lengths, float) * 2 ** (dodge * (i - (len(names) - 1) / 2))
         interval_line(axes, x, one, column, styles[name])

@@ -16,8 +16,10 @@ from rr_bench.report.categories import (
     category_text,
     data_notes,
 )
+from rr_bench.report.category_bars import draw_category_figures
 from rr_bench.report.drawing import Album
-from rr_bench.report.paper import draw_category_figures, paper_lines
+from rr_bench.report.helmet_tables import helmet_tables
+from rr_bench.report.paper import paper_lines
 from rr_bench.store.reading import StoredCell
 
 LEGEND = """\
@@ -70,6 +72,7 @@ def write_helmet(cells: Sequence[StoredCell], folder: Path, album: Album) -> Hel
     if notes:
         parts += ["## Data", "", *(f"- {note}" for note in notes), ""]
     paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    paths += [path for one in helmet_tables(frame, cells) for path in one.write(folder / "tables")]
     draw_category_figures(frame, album)
     lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
     return HelmetReport(paths, "\n".join(lines), notes, table)

@@ -5,6 +5,7 @@ Each model's shape has its own figures, and nothing but rows that are done is dr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from rr_bench.report.drawing import Album, legend_columns, length_axis, new_figure
+from rr_bench.report.drawing import Album, legend_columns, length_axis, new_figure, part_suffix
 from rr_bench.report.latency import (
     LEVELS,
     Latency,
@@ -28,12 +29,20 @@ from rr_bench.report.latency import (
     strongest_text,
 )
 from rr_bench.report.load import natural
-from rr_bench.report.style import RC, REFERENCES, legend_labels, length_label, method_styles, shades
+from rr_bench.report.series import MOST, parts
+from rr_bench.report.style import (
+    DENSITIES,
+    PARTS,
+    RC,
+    REFERENCES,
+    legend_labels,
+    length_label,
+    method_styles,
+    scale,
+)
 
 TOTALS = ("both", "layer", "prefill")
 """Levels whose times include selection."""
-
-_SELECTION_HUE, _ATTENTION_HUE, _KERNEL_HUE = "#E69F00", "#56B4E9", "#0072B2"
 
 
 def draw_latency_figures(latency: Latency, album: Album) -> None:
@@ -48,15 +57,28 @@ def draw_latency_figures(latency: Latency, album: Album) -> None:
         for model in sorted(set(done["model"]) - {""}):
             rows = done[(done["model"] == model) | (done["level"] == "ceiling")]
             below = f"Length (tokens); {model} on {latency.device}"
+            for name, make, most in (
+                ("time", time_figure, MOST - rows.loc[rows["method"] == "full", "backend"].nunique()),
+                ("speedup", speedup_figure, MOST - 1),
+            ):
+                for number, part in enumerate(_parts(rows, most)):
+                    figure = make(part, below)
+                    if figure is not None:
+                        album.add(figure, f"latency_{name}-{model}{part_suffix(number)}")
             drawn = {
-                "latency_time": time_figure(rows, below),
-                "latency_speedup": speedup_figure(rows, below),
                 "latency_split": split_figure(rows, f"{model} on {latency.device}"),
                 "latency_rate": rate_figure(rows, below),
             }
             for stem, figure in drawn.items():
                 if figure is not None:
                     album.add(figure, f"{stem}-{model}")
+
+
+def _parts(rows: pd.DataFrame, most: int) -> Iterator[pd.DataFrame]:
+    """The rows for figures of at most so many methods, dense attention and ceilings in each."""
+    timed = rows[rows["level"].isin(TOTALS) & (rows["method"] != "full")]
+    for names in parts(sorted(timed["method"].unique(), key=natural), most) or [[]]:
+        yield rows[rows["method"].isin(names) | ~rows["method"].isin(timed["method"])]
 
 
 def time_figure(rows: pd.DataFrame, below: str) -> Figure | None:
@@ -124,22 +146,22 @@ def split_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     parts = parts[parts["length"].isin(lengths)]
     names = sorted(parts["method"].unique(), key=natural, reverse=True)
     labels = legend_labels(names)
-    figure = new_figure(1.0 + 0.19 * len(names))
+    figure = new_figure(1.1 + 0.19 * len(names))
     grid = figure.subplots(1, len(lengths), sharex=True, sharey=True, squeeze=False).ravel()
     for axes, length in zip(grid, lengths, strict=True):
         own = parts[parts["length"] == length].set_index("method").reindex(names)
-        axes.barh(names, own["selection"], color=_SELECTION_HUE, height=0.7)
-        axes.barh(names, own["attention"], left=own["selection"], color=_ATTENTION_HUE, height=0.7)
+        axes.barh(names, own["selection"], color=PARTS["selection"], height=0.7)
+        axes.barh(names, own["attention"], left=own["selection"], color=PARTS["attention"], height=0.7)
         axes.plot(own["both"], range(len(names)), "|", color="black", markersize=9)
         axes.axvline(100, color="black", linewidth=0.8)
         axes.set_yticks(range(len(names)), [labels[name] for name in names])
         axes.grid(axis="y", visible=False)
-        axes.set_title(f"{length_label(int(length))}, {density_text(own)}", fontsize=6.5)
+        axes.set_title(f"{length_label(int(length))}\n{density_text(own)}", fontsize=6.5)
     below = f"{below}; strongest: {strongest_text(parts)}"
     figure.supxlabel(f"Share of strongest dense attention's time (%)\n{below}", fontsize=7)
     handles: list[Any] = [
-        Patch(color=_SELECTION_HUE, label="selection"),
-        Patch(color=_ATTENTION_HUE, label="attention"),
+        Patch(color=PARTS["selection"], label="selection"),
+        Patch(color=PARTS["attention"], label="attention"),
         Line2D([], [], color="black", marker="|", markersize=9, linestyle="", label="timed as one"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.0)
@@ -157,7 +179,7 @@ def rate_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     matmul = rows[(rows["level"] == "ceiling") & (rows["method"] == "matmul")].nlargest(1, "tflops")
     ceilings = dict(dense_lines(timed, "attention")) | ({"matmul": matmul} if len(matmul) else {})
     densities = sorted(masks["density"].unique(), reverse=True)
-    colors = shades(_KERNEL_HUE, len(densities))
+    colors = scale(DENSITIES, len(densities))
     columns = min(3, len(kernels))
     lines = -(-len(kernels) // columns)
     figure = new_figure(0.75 + 1.6 * lines + 0.08 * (len(densities) + len(ceilings)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -11,10 +9,12 @@ from matplotlib.lines import Line2D
 from rr_bench.report.drawing import (
     LEGEND_LINE,
     Album,
+    file_name,
     interval_line,
     legend_columns,
     new_figure,
     part_suffix,
+    some_lengths,
 )
 from rr_bench.report.load import natural
 from rr_bench.report.series import density_lines
@@ -37,15 +37,8 @@ def draw_pareto(rows: pd.DataFrame, album: Album, suffix: str) -> None:
         found = dict(zip(one["series"], one["line"], strict=True))
         lines = {series: found[series] for series in sorted(found, key=natural)}
         for number, names in enumerate(density_lines(lines)):
-            name = f"recovery_by_density-{task}{part_suffix(number)}{suffix}"
+            name = f"recovery_by_density-{file_name(str(task))}{part_suffix(number)}{suffix}"
             album.add(_figure(one[one["series"].isin(names)], str(task)), name)
-
-
-def some_lengths(lengths: Sequence[int]) -> list[int]:
-    """The shortest, a middle and the longest of ascending lengths, at most three."""
-    if len(lengths) <= 3:
-        return list(lengths)
-    return [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
 
 
 def _figure(rows: pd.DataFrame, task: str) -> Figure:

@@ -13,6 +13,7 @@ shows every one. Beyond that:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import pandas as pd
@@ -38,7 +39,7 @@ def points(frame: pd.DataFrame) -> pd.Series:
 
     A calibration finds another setting at every length for one density. Settings of a line that were
     not measured at all of its lengths are joined where their densities lie near each other and no two
-    of them share a task and length: ``rr @ 35 %`` is then one method at several lengths.
+    of them share a task and length: ``rr @ 35 %``, rounded to 5, is then one method at several lengths.
 
     Args:
         frame: rows with ``setup``, ``series``, ``line``, ``task``, ``length``, ``density``, ``dense``.
@@ -51,8 +52,15 @@ def points(frame: pd.DataFrame) -> pd.Series:
         few = rows[rows["series"].map(had) < len(places)]
         for group in _neighbours(few.sort_values("density", kind="stable")):
             if group["series"].nunique() > 1 and not group.duplicated(["task", "length"]).any():
-                found[group.index] = f"{line} @ {group['density'].mean():.0f} %"
+                target = 5 * round(group["density"].mean() / 5)
+                found[group.index] = f"{line} @ {target} %"
     return found
+
+
+def density_of(point: str) -> str:
+    """The density of :func:`points` that a point is named after, in percent; empty without one."""
+    found = re.search(r" @ (\d+) %$", point)
+    return found[1] if found else ""
 
 
 def _neighbours(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -101,8 +109,11 @@ def control_lines(labels: Iterable[str]) -> list[list[str]]:
     families: dict[str, list[str]] = {}
     for label in every:
         if label in bases or label in bases.values():
-            families.setdefault(split_label(label)[0], []).append(label)
-    return [part for family in families.values() for part in parts(family)]
+            name, _, rest = split_label(label)
+            families.setdefault(name + rest, []).append(label)
+    # What is varied comes first, in every part.
+    groups = [sorted(family, key=lambda one: one in bases) for family in families.values()]
+    return [part for family in groups for part in parts(family)]
 
 
 def density_lines(lines: Mapping[str, str]) -> list[list[str]]:
@@ -111,15 +122,16 @@ def density_lines(lines: Mapping[str, str]) -> list[list[str]]:
     Args:
         lines: labels in the order of the legend, and the line that each is a point of.
     """
-    labels = list(lines)
-    bases = control_bases(labels) if len(labels) > MOST else {}
-    shown = [label for label in labels if label not in bases]
-    names = parts(list(dict.fromkeys(lines[label] for label in shown)))
-    return [[label for label in shown if lines[label] in part] for part in names]
+    names = list(dict.fromkeys(lines.values()))
+    bases = control_bases(names) if len(names) > MOST else {}
+    return [
+        [label for label, line in lines.items() if line in part]
+        for part in parts([name for name in names if name not in bases])
+    ]
 
 
-def parts(labels: list[str]) -> list[list[str]]:
-    """Labels in as few lists of at most :data:`MOST` as there must be, of like length."""
-    count = -(-len(labels) // MOST)
+def parts(labels: list[str], most: int = MOST) -> list[list[str]]:
+    """Labels in as few lists of at most ``most`` as there must be, of like length."""
+    count = -(-len(labels) // most)
     size = -(-len(labels) // max(count, 1))
     return [labels[start : start + size] for start in range(0, len(labels), max(size, 1))]

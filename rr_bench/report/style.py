@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from matplotlib.colors import to_hex, to_rgb
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from rr_bench.report.load import natural
 
 WIDTH = 3.4
 """Inches: one column of a two-column page."""
 
-DPI = 300
+DPI = 200
 
 RC: Any = {
     "font.family": "sans-serif",
@@ -39,29 +42,36 @@ RC: Any = {
     "legend.frameon": False,
     "legend.handlelength": 2.2,
     "pdf.fonttype": 42,
+    "figure.dpi": DPI,
     "savefig.dpi": DPI,
 }
 
-# Colour, marker and first dashes. The palette is Okabe and Ito's (2008), distinct under the common
-# forms of colour blindness; bounds are grey.
+# Colour and marker of a method, in every figure. The colours are Okabe and Ito's (2008), distinct under
+# the common forms of colour blindness; of methods of one paper the marker differs, bounds are grey.
 _FAMILY = {
-    "full": ("#000000", "o", 0),
-    "rr": ("#0072B2", "o", 0),
-    "xattention": ("#D55E00", "s", 0),
-    "minference": ("#009E73", "D", 0),
-    "minference_native": ("#009E73", "d", 1),
-    "flexprefill": ("#CC79A7", "^", 0),
-    "flexprefill_no_minimum": ("#CC79A7", "v", 1),
-    "streaming": ("#E69F00", "P", 0),
-    "trianglemix": ("#56B4E9", "X", 0),
-    "oracle": ("#8A8A8A", "<", 2),
-    "oracle_max": ("#4D4D4D", ">", 2),
+    "full": ("#000000", "o"),
+    "rr": ("#0072B2", "o"),
+    "xattention": ("#D55E00", "s"),
+    "minference": ("#009E73", "D"),
+    "minference_native": ("#009E73", "d"),
+    "flexprefill": ("#CC79A7", "^"),
+    "flexprefill_no_minimum": ("#CC79A7", "v"),
+    "streaming": ("#E69F00", "P"),
+    "trianglemix": ("#56B4E9", "X"),
+    "oracle": ("#8A8A8A", "<"),
+    "oracle_max": ("#4D4D4D", ">"),
 }
-_SPARE = (("#8C6D31", "h", 0), ("#6A51A3", "p", 0), ("#843C39", "*", 0), ("#637939", "H", 0))
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#8C6D31")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+# Of Tol's muted scheme (2021) those unlike the ones above, and two more; every other method has one.
+_SPARE = ("#332288", "#882255", "#999933", "#117733", "#8C6D31", "#AA4499", "#6699CC", "#661100")
+_SPARE_MARKERS = ("h", "p", "*", "H", "8", "s", "^", "D")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-_DARKEST, _LIGHTEST = -0.35, 0.6
+_FILLS = ("full", "none", "left", "top", "right", "bottom")
+
+PARTS = {"selection": "#3F3F3F", "attention": "#C4C4C4"}
+"""Colours of the parts of a method's time, which are no methods."""
+
+DENSITIES = ("#3F007D", "#CBC9E2")
+"""Ends of the scale of a kernel's densities, from the highest on."""
 
 REFERENCES: dict[str, dict[str, Any]] = {
     "dense:cudnn": {"color": "#000000", "linestyle": "-", "marker": "."},
@@ -74,15 +84,37 @@ REFERENCES: dict[str, dict[str, Any]] = {
 """Look of what methods are measured against; ``other`` is any dense back end not named here."""
 
 
-def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dashes for every method label.
+def family_looks(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of methods by name.
 
-    A family has one hue in all figures. Its variants, in the order of their labels, differ in
-    lightness, marker and dashes, so that they can be told apart in grey too. Where three or more
-    variants of a single family are all there is, they have hues of their own instead.
+    A method that has none in the table above gets them from a hash of its name, so it keeps them from
+    figure to figure; only where two such names in one store fall on one colour the later one moves on.
+    """
+    looks = {}
+    taken: set[str] = set()
+    for family in sorted(set(families)):
+        if family in _FAMILY:
+            looks[family] = _FAMILY[family]
+            continue
+        first = int(hashlib.sha256(family.encode()).hexdigest(), 16)
+        turned = [_SPARE[(first + i) % len(_SPARE)] for i in range(len(_SPARE))]
+        free = [one for one in turned if one not in taken]
+        color = (free or turned)[0]
+        taken.add(color)
+        # Once the colours recur, another marker tells them apart.
+        turn = 0 if free else len(looks)
+        looks[family] = color, _SPARE_MARKERS[(_SPARE.index(color) + turn) % len(_SPARE_MARKERS)]
+    return looks
+
+
+def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """How every method label is drawn.
+
+    A method has one colour and one marker in all figures. Its variants, in the order of their labels,
+    differ in how the marker is filled and in dashes.
 
     Args:
-        methods: pairs of family name and label, for example ``("rr", "rr(tau=0.9, stride=8)")``.
+        methods: pairs of method name and label, for example ``("rr", "rr(tau=0.9, stride=8)")``.
 
     Returns:
         Per label, keyword arguments for ``Axes.plot``.
@@ -90,40 +122,27 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     families: dict[str, set[str]] = {}
     for family, label in methods:
         families.setdefault(family, set()).add(label)
-    unknown = [family for family in sorted(families) if family not in _FAMILY]
-    looks = _FAMILY | {family: _spare(i) for i, family in enumerate(unknown)}
-    alone = len([family for family in families if family != "full"]) == 1
+    looks = family_looks(families)
     styles = {}
     for family, labels in families.items():
-        color, marker, dashes = looks[family]
-        hues = [color, *(other for other in _HUES if other != color)]
-        own_hues = alone and 2 < len(labels) <= len(hues)
-        markers = [marker, *(other for other in _MARKERS if other != marker)]
-        shaded = hues if own_hues else shades(color, len(labels))
+        color, marker = looks[family]
         for i, label in enumerate(sorted(labels, key=natural)):
             styles[label] = {
-                "color": shaded[i],
-                "marker": markers[i % len(markers)],
-                "linestyle": _DASHES[(dashes + i) % len(_DASHES)],
-                "markeredgecolor": shaded[i] if own_hues else color,
+                "color": color,
+                "marker": marker,
+                "linestyle": _DASHES[i % len(_DASHES)],
+                "fillstyle": _FILLS[i % len(_FILLS)],
+                "markerfacecoloralt": "white",
+                "markeredgecolor": color,
                 "markeredgewidth": 0.7,
             }
     return styles
 
 
-def _spare(number: int) -> tuple[str, str, int]:
-    """Look of a family that has none of its own: spare colours, with other markers once they recur."""
-    color, marker, dashes = _SPARE[number % len(_SPARE)]
-    again = number // len(_SPARE)
-    return color, marker if not again else _MARKERS[(again - 1) % len(_MARKERS)], dashes + again
-
-
-def shades(color: str, count: int) -> list[str]:
-    """A colour from dark to light in ``count`` steps; the colour itself if one is enough."""
-    if count == 1:
-        return [color]
-    step = (_LIGHTEST - _DARKEST) / (count - 1)
-    return [_shade(color, _DARKEST + i * step) for i in range(count)]
+def scale(ends: Sequence[str], count: int) -> list[str]:
+    """Colours from one end to the other in ``count`` steps."""
+    colors = LinearSegmentedColormap.from_list("scale", list(ends))
+    return [to_hex(colors(place)) for place in np.linspace(0, 1, count)]
 
 
 def legend_labels(labels: list[str]) -> dict[str, str]:
@@ -134,7 +153,20 @@ def legend_labels(labels: list[str]) -> dict[str, str]:
         same = [other for other, (n, _, _) in parts.items() if n == name]
         told = [f"{k}={v}" for k, v in pairs.items() if any(parts[o][1].get(k) != v for o in same)]
         short[label] = (f"{name} ({', '.join(told)})" if told else name) + rest
-    return short if len(set(short.values())) == len(labels) else {label: label for label in labels}
+    if len(set(short.values())) < len(labels):
+        short = {label: label for label in labels}
+    shared = {rest for _, _, rest in parts.values()}
+    if len(labels) > 1 and len(shared) == 1:
+        # A legend need not say of every method what holds for all; its title does.
+        short = {label: text.removesuffix(next(iter(shared))) for label, text in short.items()}
+    return short
+
+
+def shared_rest(labels: Iterable[str]) -> str:
+    """What :func:`legend_labels` leaves out behind every label, as a legend's title."""
+    rests = [split_label(label)[2] for label in labels]
+    text = rests[0] if len(rests) > 1 and len(set(rests)) == 1 else ""
+    return text.replace(" @ ", "at a density of about ").removeprefix(", ")
 
 
 def split_label(label: str) -> tuple[str, dict[str, str], str]:
@@ -142,8 +174,8 @@ def split_label(label: str) -> tuple[str, dict[str, str], str]:
     name, _, inside = label.partition("(")
     settings, _, rest = inside.rpartition(")")
     if not settings:
-        name, comma, rest = label.partition(", ")
-        return name, {}, comma + rest
+        found = re.match(r"(.*?)((?:, | @ ).*)?$", label)
+        return (found[1], {}, found[2] or "") if found else (label, {}, "")
     pairs = (pair.partition("=") for pair in settings.split(", "))
     return name, {key: value for key, _, value in pairs}, rest
 
@@ -151,10 +183,3 @@ def split_label(label: str) -> tuple[str, dict[str, str], str]:
 def length_label(tokens: int) -> str:
     """8192 -> "8K"; a length that is no whole number of 1024 is written out."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
-
-
-def _shade(color: str, amount: float) -> str:
-    """Mix a colour with white (``amount`` up to 1) or with black (down to -1)."""
-    target, share = (1.0, amount) if amount > 0 else (0.0, -amount)
-    red, green, blue = (channel + (target - channel) * share for channel in to_rgb(color))
-    return to_hex((red, green, blue))

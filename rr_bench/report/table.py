@@ -122,7 +122,7 @@ def _text(row: Mapping[Any, Any], name: str, column: Column) -> str:
     value = row[name]
     if pd.isna(value) or value == "":
         return NOTHING
-    if column.decimals is None:
+    if column.decimals is None or isinstance(value, str):
         return str(value).replace("|", "/").replace("\n", " ")
     text = f"{value:.{column.decimals}f}{column.unit}"
     ends = [row[end] for end in column.ends or ()]

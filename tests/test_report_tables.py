@@ -1,0 +1,109 @@
+"""Tables by hand: text, Markdown, LaTeX, what is chosen for the headline, published rows beside."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rr_bench.report import write_report
+from rr_bench.report.headline import FEW, equal_density, headline
+from rr_bench.report.recovery import Recovery
+from rr_bench.report.series import points
+from rr_bench.report.table import Column, Table
+from rr_bench.report.verdict import Standing
+from tests.fabricate import FULL, RR, write_cell
+
+COLUMNS = {
+    "method": Column("who"),
+    "recovery": Column("how much", 1, ("lo", "hi")),
+    "lo": Column("lower end"),
+    "hi": Column("upper end"),
+    "speedup": Column("how fast", 2, unit="×"),
+    "empty": Column("nothing"),
+}
+FRAME = pd.DataFrame(
+    [("a_b(x=1)", 97.26, 95.0, 99.0, 1.5, None), ("100 %", math.nan, math.nan, math.nan, 2.0, "")],
+    columns=list(COLUMNS),
+)
+
+
+def test_a_table_as_text_markdown_latex_and_csv() -> None:
+    table = Table("t", "Title", FRAME, COLUMNS, "Said.", frozenset({(0, "recovery")}))
+    text = table.text()
+    assert list(text) == ["method", "recovery", "speedup"]
+    assert text.values.tolist() == [["a_b(x=1)", "97.3 (95.0–99.0)", "1.50×"], ["100 %", "–", "2.00×"]]
+    assert "**97.3 (95.0–99.0)**" in table.markdown() and "- **speedup**: how fast" in table.markdown()
+    lines = table.latex().splitlines()
+    assert lines[:3] == ["% Title", "% Said.", r"\begin{tabular}{lrr}"]
+    assert [line for line in lines if line.endswith("rule")] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    assert r"a\_b(x=1) & \textbf{97.3 (95.0--99.0)} & 1.50$\times$ \\" in lines
+    assert r"100 \% & -- & 2.00$\times$ \\" in lines
+    assert pd.read_csv(io.StringIO(table.csv()))["recovery"][0] == 97.26
+
+
+def standing(series: str, line: str, value: float, density: float, half: float = 1.0) -> Standing:
+    found = Recovery(200, value, 100.0, value, value - half, value + half)
+    return Standing("probe", series, found, density, 3, 3, 1.5, 2.0, line)
+
+
+def test_a_headline_of_many_has_the_sparsest_setting_that_kept_the_score() -> None:
+    many = [standing(f"m{i}(tau={tau})", f"m{i}", 100 - 10 * (1 - tau), 100 * tau)
+            for i in range(5) for tau in (0.2, 0.9, 0.95)]  # fmt: skip
+    assert len(many) > FEW
+    table = headline(many)
+    assert table.frame["method"].tolist() == [f"m{i}(tau=0.9)" for i in range(5)]
+    assert "5 of 15" in table.caption
+    assert len(headline(many[:6]).frame) == 6 and headline(many[:6]).caption == ""
+
+
+def test_the_best_at_equal_density_is_marked_where_intervals_allow() -> None:
+    found = [standing("a @ 20 %", "a", 90, 19), standing("b @ 20 %", "b", 80, 21)]
+    found += [standing("a @ 50 %", "a", 99, 50), standing("b @ 50 %", "b", 98, 50)]
+    (table,) = equal_density(found)
+    assert table.best == {(0, "at 20 %")} and table.frame["at 50 %"].tolist() == [99, 98]
+    assert equal_density(found[:1]) == []
+
+
+def test_settings_chosen_for_one_length_count_as_one_method() -> None:
+    rows = [("rr(tau=0.9)", n, 40.0) for n in (1, 2)]
+    rows += [("rr(tau=0.5)", 1, 19.0), ("rr(tau=0.6)", 2, 21.0), ("rr(tau=0.7)", 1, 30.0)]
+    frame = pd.DataFrame(rows, columns=["series", "length", "density"])
+    frame = frame.assign(setup="s", line="rr", task="t", dense=False)
+    assert points(frame).tolist() == ["rr(tau=0.9)"] * 2 + ["rr @ 20 %"] * 2 + ["rr(tau=0.7)"]
+
+
+def test_speed_is_compared_on_one_kind_of_device_only(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    write_cell(tmp_path, RR, [1.0])
+    frame = write_report(tmp_path, pdf=False).frame
+    assert frame.loc[~frame["dense"], "speedup"].tolist() == [1.0]
+    for path in tmp_path.glob("cells/full*/env.json"):
+        path.write_text(path.read_text().replace('"device": "cpu"', '"device": "another"'))
+    frame = write_report(tmp_path, pdf=False).frame
+    assert frame.loc[~frame["dense"], "speedup"].isna().all()
+
+
+def test_a_wider_margin_keeps_more(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0] * 150)
+    write_cell(tmp_path, RR, [1.0] * 146 + [0.0] * 4)
+    assert write_report(tmp_path, pdf=False).frame["verdict"].dropna().tolist() == ["lost"]
+    assert write_report(tmp_path, margin=10, pdf=False).frame["verdict"].dropna().tolist() == ["kept"]
+    assert "keeps the dense score within 10 points" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["headline"])
+def test_tables_are_written_in_three_formats(tmp_path: Path, name: str) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    write_cell(tmp_path, RR, [1.0])
+    write_report(tmp_path, pdf=False)
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
+        f"{name}.{end}" for end in ("csv", "md", "tex")
+    }
