@@ -59,7 +59,7 @@ def draw_latency_figures(latency: Latency, album: Album) -> None:
             below = f"Length (tokens); {model} on {latency.device}"
             for name, make, most in (
                 ("time", time_figure, MOST - rows.loc[rows["method"] == "full", "backend"].nunique()),
-                ("speedup", speedup_figure, MOST - 1),
+                ("speedup", speedup_figure, MOST),
             ):
                 for number, part in enumerate(_parts(rows, most)):
                     figure = make(part, below)
