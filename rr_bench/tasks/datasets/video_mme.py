@@ -80,14 +80,19 @@ def rows(name: str, settings: Settings, notes: Notes) -> list[Row]:
     random.Random(f"video-mme-{settings.seed}").shuffle(order)
     chosen = [question for video in order for question in of_video[video]][: settings.samples]
     frames = VideoFrames(data)
-    words: dict[str, list[str] | None] = {}
-    made = []
-    for question in chosen:
-        stem = question["videoID"]
-        if stem not in words:
-            words[stem] = _subtitles(frames, settings, stem, notes)
-        made.append(_row(name, settings, question, words[stem]))
-    return made
+    stems = dict.fromkeys(question["videoID"] for question in chosen)
+    words = {stem: _subtitles(frames, settings, stem, notes) for stem in stems}
+    videos = {stem: _video(data, stem) for stem in stems}
+    return [
+        _row(name, settings, question, words[question["videoID"]], videos[question["videoID"]])
+        for question in chosen
+    ]
+
+
+def _video(data: DataSettings, stem: str) -> str:
+    """A row's video: where it lies, and what tells it from another in its place."""
+    path = video_file(video_dir(data), stem)
+    return json.dumps({"file": str(path), "content": content_of(path)})
 
 
 def _subtitles(frames: VideoFrames, settings: Settings, stem: str, notes: Notes) -> list[str] | None:
@@ -115,10 +120,11 @@ def _subtitles(frames: VideoFrames, settings: Settings, stem: str, notes: Notes)
     )
 
 
-def _row(name: str, settings: Settings, question: Question, subtitles: list[str] | None) -> Row:
+def _row(
+    name: str, settings: Settings, question: Question, subtitles: list[str] | None, video: str
+) -> Row:
     """One question as a row."""
     data = settings.data
-    path = video_file(video_dir(data), question["videoID"])
     prompt = video_prompt(data.video_prompt, question["question"], question.options, subtitles)
     tokens = count_tokens(settings.tokenizer, prompt, special=False)
     return {
@@ -134,7 +140,7 @@ def _row(name: str, settings: Settings, question: Question, subtitles: list[str]
         "truncated": False,
         "removed_tokens": 0,
         "source": "video_mme",
-        "video": json.dumps({"file": str(path), "content": content_of(path)}),
+        "video": video,
         "parser": data.answer_parser,
         "cluster": question["video_id"],
         "labels": json.dumps({field: question[field] for field in LABELS}),
