@@ -14,7 +14,7 @@ import pytest
 from rr_bench.report import write_report
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label, method_styles
-from rr_bench.store.jsonl import StoreError
+from rr_bench.store.jsonl import StoreError, read_json, write_json
 from rr_bench.store.reading import read_store
 from tests.fabricate import FULL, KEEP, RR, open_cell, record, write_cell
 
@@ -153,9 +153,7 @@ def test_later_versions_replace_a_row_and_say_so(tmp_path: Path) -> None:
 def test_header_names_every_session_of_a_resumed_cell(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, FULL, [1.0])
     path = cell.folder / "env.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "resumed": [{"commit": "def", "dirty": False}]})
-    )
+    write_json(path, {**read_json(path), "resumed": [{"commit": "def", "dirty": False}]})
     write_report(tmp_path)
     assert "- commit: abc with uncommitted changes; def\n" in (tmp_path / "summary.md").read_text()
 
@@ -190,7 +188,7 @@ OTHERS = {
     "trust_remote_code": True,
     "dtype": "bfloat16",
     "device": "cuda 9.0",
-    "method": {"name": "rr", "params": {"offset": "mean"}, "files": {}},
+    "method": {"name": "rr", "params": {"tau": 0.95}, "files": {"offset": "12"}},
     "keep": KEEP | {"sink": False},
     "backend": "hopper",
     "dense_below": 8192,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +9,10 @@ from pathlib import Path
 import pytest
 
 from rr_bench.store.cells import LockError, cell_key
-from rr_bench.store.freeze import freeze
 from rr_bench.store.jsonl import StoreError
-from rr_bench.store.reading import read_cell, read_store
+from rr_bench.store.reading import read_store
 from rr_bench.store.records import (
-    CellInfo,
     RecordError,
-    SampleRecord,
-    from_json,
-    read_line,
-    sample_line,
-    to_json,
 )
 from tests.fabricate import FULL, RR, cells_of, open_cell, record, settings, write_cell
 
@@ -214,141 +205,3 @@ def test_resumed_cell_lists_what_changed(tmp_path: Path) -> None:
     env = cells_of(tmp_path)[0].env
     assert env["device"] == "cpu"
     assert env["resumed"] == [{"device": "GPU", "time": "2026-02-02T00:00:00+00:00"}]
-
-
-def test_edited_settings_are_noticed(tmp_path: Path) -> None:
-    path = write_cell(tmp_path, FULL, [1.0]).folder / "cell.json"
-    path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
-    with pytest.raises(StoreError, match="edited"):
-        read_cell(path.parent)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"extra_field": 1}, "unknown field extra_field"),
-        ({"uid": None}, "missing field uid"),
-        ({"schema": 1}, "schema 1, this version reads schema 2"),
-        ({"length": "4096"}, "field length must be int"),
-        ({"truncated": 1}, "field truncated must be bool"),
-        ({"kernels": [1]}, r"field kernels must be list\[str\]"),
-        ({"density": float("nan")}, "field density must be float"),
-        ({"score": 1.5}, "outside 0..1"),
-        ({"error": "boom"}, "either a score or an error"),
-    ],
-)
-def test_record_is_checked_on_read(change: dict, message: str) -> None:
-    data = json.loads(to_json(record("0", 1.0))) | change
-    data = {name: value for name, value in data.items() if not (name == "uid" and value is None)}
-    with pytest.raises(RecordError, match=f"^here:7: .*{message}"):
-        from_json(SampleRecord, json.dumps(data), "here:7")
-
-
-def test_cell_info_needs_its_parts() -> None:
-    info = {"key": "k", "label": "l", "model": {"name": "m"}, "method": FULL, "settings": settings()}
-    with pytest.raises(RecordError, match=r"model\.path must be a str"):
-        from_json(CellInfo, json.dumps(info | {"schema": 2}), "cell.json")
-
-
-def test_a_line_names_its_cell_and_notices_an_edit() -> None:
-    line = sample_line(record("0", 0.5), "a" * 12)
-    assert read_line(line, "here:1") == ("a" * 12, record("0", 0.5))
-    with pytest.raises(RecordError, match=r"here:1: .*checksum"):
-        read_line(line.replace('"score": 0.5', '"score": 0.6'), "here:1")
-    with pytest.raises(RecordError, match=r"belongs to cell a+, not b+"):
-        read_line(line, "here:1", "b" * 12)
-
-
-def damage_copy(folder: Path) -> None:
-    shutil.copytree(folder, folder.with_name("a copy"))
-
-
-def damage_shorten(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
-
-
-def damage_remove(folder: Path) -> None:
-    (folder / "samples.jsonl").unlink()
-
-
-def damage_empty(folder: Path) -> None:
-    (folder / "samples.jsonl").write_bytes(b"")
-
-
-def damage_score(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_text(path.read_text().replace('"score": 0.5', '"score": 0.75'))
-
-
-def damage_nan(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_text(path.read_text().replace('"score": 0.5', '"score": NaN'))
-
-
-def damage_double(folder: Path) -> None:
-    path = folder / "samples.jsonl"
-    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
-
-
-def damage_strangers(folder: Path) -> None:
-    other = next(path for path in folder.parent.iterdir() if path != folder)
-    shutil.copy(other / "samples.jsonl", folder / "samples.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("damage", "words", "left"),
-    [
-        (damage_copy, "is a copy of", 2),
-        (damage_shorten, "1 scored samples where DONE vouches for 2", 1),
-        (damage_remove, "0 scored samples where DONE vouches for 2", 1),
-        (damage_empty, "0 scored samples where DONE vouches for 2", 1),
-        (damage_score, "checksum", 1),
-        (damage_nan, "checksum", 1),
-        (damage_double, "was scored before", 1),
-        (damage_strangers, "belongs to cell", 1),
-    ],
-)
-def test_a_cell_that_is_not_what_it_says_is_named_and_not_counted(
-    tmp_path: Path, damage, words: str, left: int
-) -> None:
-    write_cell(tmp_path, FULL, [1.0, 0.25])
-    folder = write_cell(tmp_path, RR, [1.0, 0.5]).folder
-    damage(folder)
-    cells, (problem,) = read_store(tmp_path)
-    assert words in problem and len(cells) == left
-    assert all(len(cell.samples) == 2 for cell in cells)
-
-
-def test_a_frozen_store_reads_as_the_running_one(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    write_cell(run, FULL, [1.0, 0.25])
-    write_cell(run, RR, [1.0, None])
-    with open_cell(run, RR, task="niah_mv") as unfinished:
-        unfinished.append(record("0", 1.0, task="niah_mv"))
-        unfinished.note_data({"dropped": {}})
-    cells, samples = freeze(run, tmp_path / "frozen")
-    before = {cell.info.key: cell for cell in cells_of(run)}
-    assert {cell.info.key: cell for cell in cells_of(tmp_path / "frozen")} == before
-    assert cells.name == "cells.jsonl" and samples.name == "samples.jsonl.gz"
-    again = [path.read_bytes() for path in freeze(tmp_path / "frozen", tmp_path / "again")]
-    assert again == [cells.read_bytes(), samples.read_bytes()]
-
-
-def test_what_was_frozen_is_checked_as_well(tmp_path: Path) -> None:
-    write_cell(tmp_path / "run", FULL, [1.0, 0.25])
-    write_cell(tmp_path / "run", RR, [1.0, 0.5])
-    cells, _ = freeze(tmp_path / "run", tmp_path / "frozen")
-    lines = cells.read_text().splitlines(keepends=True)
-    cells.write_text("".join([*lines, lines[0]]))
-    assert len(read_store(tmp_path / "frozen")[1]) == 1
-    cells.write_text(lines[0] + lines[1].replace('"seed": 42', '"seed": 43'))
-    found, (problem,) = read_store(tmp_path / "frozen")
-    assert "edited" in problem and len(found) == 1
-
-
-def test_a_damaged_store_is_not_frozen(tmp_path: Path) -> None:
-    damage_score(write_cell(tmp_path / "run", FULL, [1.0, 0.5]).folder)
-    with pytest.raises(StoreError, match="checksum"):
-        freeze(tmp_path / "run", tmp_path / "frozen")
-    assert not (tmp_path / "frozen").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rr_bench.judge import autoais
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
 from rr_bench.judge.nli import Entailment
-from rr_bench.store.jsonl import read_json, write_whole
+from rr_bench.store.jsonl import read_json, write_json
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.datasets import alce, infinitebench, multi_lexsum, narrativeqa
@@ -140,7 +139,7 @@ def write_judged(folder: Path, values: Values, judge: str) -> dict[str, float | 
         means[metric] = sum(numbers) / len(numbers) if numbers else None
         if numbers:
             known[metric] = _entry(judge, means[metric], found)
-    write_whole(path, json.dumps(known, indent=1) + "\n")
+    write_json(path, known)
     return means
 
 

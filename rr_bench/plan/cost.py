@@ -64,7 +64,7 @@ def measured_seconds(out: str | Path) -> dict[Point, float]:
     Samples during which a kernel was compiled do not count: the next ones will not take as long.
     """
     found: dict[Point, list[float]] = defaultdict(list)
-    cells = read_store(out)[0] if is_store(out) else []
+    cells = read_store(out, lean=True)[0] if is_store(out) else []
     for cell in cells:
         point = str(cell.info.settings["model"]), cell.info.method["label"], cell.info.length
         found[point] += [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from rr_bench.report.category_bars import draw_category_figures
 from rr_bench.report.drawing import Album
 from rr_bench.report.helmet_tables import helmet_tables
 from rr_bench.report.paper import paper_lines
+from rr_bench.store.jsonl import StoreError, read_json
 from rr_bench.store.reading import StoredCell
 
 LEGEND = """\
@@ -83,4 +83,7 @@ def unplanned(folder: Path) -> list[str]:
     path = folder / "problems.json"
     if not path.is_file():
         return []
-    return [f"not run: {line}" for line in json.loads(path.read_text(encoding="utf-8"))["problems"]]
+    lines = read_json(path).get("problems")
+    if not isinstance(lines, list):
+        raise StoreError(f"{path}: expected a list of problems; delete the file")
+    return [f"not run: {line}" for line in lines]

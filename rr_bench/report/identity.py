@@ -154,17 +154,21 @@ def _short(value: Any) -> Any:
 
 
 def superseded(cells: Iterable[StoredCell]) -> dict[str, StoredCell]:
-    """Keys of cells whose settings were measured again by later versions, and what replaced them."""
+    """Keys of cells whose settings were measured again by later versions, and what replaced them.
+
+    Versions only go up, so they say what is later; a clock that was set back does not.
+    """
     latest: dict[str, StoredCell] = {}
     groups: dict[str, list[StoredCell]] = defaultdict(list)
     for cell in cells:
         settings = {name: item for name, item in cell.info.settings.items() if name != "versions"}
         groups[json.dumps(settings, sort_keys=True)].append(cell)
     for group in groups.values():
-        group.sort(key=lambda cell: (_versions(cell), str(cell.env.get("time", ""))))
+        group.sort(key=lambda cell: (versions_of(cell), cell.info.key))
         latest |= {cell.info.key: group[-1] for cell in group[:-1]}
     return latest
 
 
-def _versions(cell: StoredCell) -> float:
+def versions_of(cell: StoredCell) -> float:
+    """Sum of a cell's versions: of two that differ in nothing else, the later has the larger one."""
     return float(sum(float(number) for number in cell.info.settings["versions"].values()))

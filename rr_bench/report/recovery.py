@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rr_bench.report.identity import METHOD_SIDE, flat
+from rr_bench.report.identity import METHOD_SIDE, flat, versions_of
 from rr_bench.store.reading import StoredCell
 
 Pairs = Sequence[tuple[float, float] | tuple[float, float, str]]
@@ -161,7 +161,7 @@ class Baselines:
         wanted = _shared_text(cell)
         fitting = self._fitting.get(wanted)
         if fitting:
-            return max(fitting, key=lambda other: (str(other.env.get("time", "")), other.info.key))
+            return max(fitting, key=lambda other: (versions_of(other), other.info.key))
         if wanted not in self._refused:
             self._refused[wanted] = self._nearest(cell)
         raise ReportError(f"{cell.info.label}: {self._refused[wanted]}")

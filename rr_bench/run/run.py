@@ -108,9 +108,9 @@ def find_pending(settings: RunSettings, plan: Plan, store: Store, console: Conso
     for cell in plan.cells:
         try:
             writer = store.open_cell(cell.settings, cell.label, cell.info)
-            have = len(writer.finished)
             wanted = wanted_rows(cell, settings.samples)
             done = writer.done(wanted)
+            have = wanted if done else len(writer.finished)
         except (RecordError, StoreError, OSError) as error:
             console.error(cell.label, error)
             lines.append(f"  unreadable  {cell.label}")

@@ -26,9 +26,12 @@ from rr_bench.store.jsonl import (
     StoreError,
     append_line,
     drop_torn_line,
+    error_line,
     read_done,
     read_json,
     read_samples,
+    size_of,
+    write_json,
     write_whole,
 )
 from rr_bench.store.records import CellInfo, SampleRecord, from_json, sample_line, to_json
@@ -92,7 +95,7 @@ class Store:
         """Keep what the last run could not plan, such as a missing file, as ``problems.json``."""
         self.out.mkdir(parents=True, exist_ok=True)
         lines = [redact(problem) for problem in problems]
-        write_whole(self.out / "problems.json", json.dumps({"problems": lines}, indent=1) + "\n")
+        write_json(self.out / "problems.json", {"problems": lines})
 
 
 def folder_name(label: str, key: str) -> str:
@@ -131,14 +134,17 @@ class CellWriter:
         return {uid: sample for uid, sample in self.records.items() if sample.error is None}
 
     def done(self, n: int) -> bool:
-        """Whether the first ``n`` samples are scored: the marker says so and the lines are there."""
+        """Whether the first ``n`` samples are scored: the marker says so and the lines are there.
+
+        A ``samples.jsonl`` of the size that the marker names is not read: a plan asks thousands of
+        cells, and the report checks every line.
+        """
         marker = read_done(self.folder)
-        return (
-            marker is not None
-            and marker["n"] >= n
-            and not marker["failed"]
-            and len(self.finished) >= marker["scored"]
-        )
+        if marker is None or marker["n"] < n or marker["failed"]:
+            return False
+        if marker.get("bytes") == size_of(self.folder / "samples.jsonl"):
+            return True
+        return len(self.finished) >= marker["scored"]
 
     def __enter__(self) -> CellWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,22 +206,21 @@ class CellWriter:
             if not (self.folder / "cell.json").exists():
                 self._write_info()
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            line = {"time": now, "where": where, "message": redact(message)}
+            line = error_line({"time": now, "where": where, "message": redact(message)})
             path = self.folder / "errors.jsonl"
             drop_torn_line(path)
             with path.open("ab", buffering=0) as file:
-                append_line(file, json.dumps(line, ensure_ascii=False))
+                append_line(file, line)
 
     def finish(self, n: int) -> None:
         """Mark the first ``n`` samples as tried; how many of them failed stands in the marker."""
         scored = len(self.finished)
         marker = {"n": n, "scored": scored, "failed": len(self.records) - scored}
-        write_whole(self.folder / "DONE", json.dumps(marker) + "\n")
+        write_json(self.folder / "DONE", marker | {"bytes": size_of(self.folder / "samples.jsonl")})
 
     def note_data(self, notes: Mapping[str, Any]) -> None:
         """Keep what happened to the task's data on the way to its rows, as ``data.json``."""
-        text = json.dumps(notes, indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(self.folder / "data.json", text + "\n")
+        write_json(self.folder / "data.json", notes)
 
     def _acquire(self) -> None:
         try:
@@ -237,7 +242,7 @@ class CellWriter:
     def _write_environment(self, env: Mapping[str, Any]) -> None:
         path = self.folder / "env.json"
         merged = merge_sessions(read_json(path), env) if path.exists() else dict(env)
-        write_whole(path, json.dumps(merged, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_json(path, merged)
 
 
 class _Locked:

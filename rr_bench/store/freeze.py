@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 from rr_bench.store.cells import SHORT, folder_name
-from rr_bench.store.jsonl import StoreError, write_whole
+from rr_bench.store.jsonl import StoreError, error_line, size_of, write_json, write_whole
 from rr_bench.store.reading import (
     FROZEN_CELLS,
     FROZEN_SAMPLES,
@@ -92,17 +90,13 @@ def _thaw_cell(cell: StoredCell, place: Path) -> Path:
     lines = [sample_line(sample, cell.info.key[:SHORT]) for sample in cell.samples]
     write_whole(folder / "samples.jsonl", "".join(line + "\n" for line in lines))
     if cell.errors:
-        text = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in cell.errors)
+        text = "".join(error_line(error) + "\n" for error in cell.errors)
         write_whole(folder / "errors.jsonl", text)
     parts = {"env.json": cell.env or None, "data.json": cell.data, "judged.json": cell.judged}
     for name, content in parts.items():
         if content is not None:
-            _write_json(folder / name, content)
+            write_json(folder / name, content)
     marker = done_marker(cell)
     if marker is not None:
-        write_whole(folder / "DONE", json.dumps(marker) + "\n")
+        write_json(folder / "DONE", marker | {"bytes": size_of(folder / "samples.jsonl")})
     return folder
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from rr_bench.store.records import RecordError, SampleRecord, read_line
+from rr_bench.store.checks import COUNT, in_range
+from rr_bench.store.records import RecordError, SampleRecord, json_object, read_line
+from rr_bench.store.seal import sealed, sealed_line, sealed_text, unsealed
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +21,13 @@ class StoreError(RuntimeError):
     """Something in the store cannot be used; the message names the file."""
 
 
-def read_samples(path: Path, cell: str) -> tuple[list[SampleRecord], bool]:
+def read_samples(path: Path, cell: str, *, lean: bool = False) -> tuple[list[SampleRecord], bool]:
     """Records of a ``samples.jsonl`` and whether a torn last line was left out.
 
     Args:
         path: the file; none is no samples.
         cell: start of the key that every line must name.
+        lean: keep them small, see :func:`rr_bench.store.records.read_line`.
 
     Raises:
         RecordError: a line that is complete but corrupt, edited or another cell's, by file and line.
@@ -34,13 +37,16 @@ def read_samples(path: Path, cell: str) -> tuple[list[SampleRecord], bool]:
         return [], False
     *lines, tail = path.read_bytes().split(b"\n")
     where = str(path)
-    return last_records(
+    named = (
         (f"{where}:{number}", decoded(line, f"{where}:{number}"), cell)
         for number, line in enumerate(lines, 1)
-    ), bool(tail)
+    )
+    return last_records(named, lean=lean), bool(tail)
 
 
-def last_records(lines: Iterable[tuple[str, str, str | None]]) -> list[SampleRecord]:
+def last_records(
+    lines: Iterable[tuple[str, str, str | None]], *, lean: bool = False
+) -> list[SampleRecord]:
     """Records of lines, given as (where, text, cell); a failed sample that was tried again counts once.
 
     Raises:
@@ -49,7 +55,7 @@ def last_records(lines: Iterable[tuple[str, str, str | None]]) -> list[SampleRec
     """
     records: dict[str, SampleRecord] = {}
     for where, text, cell in lines:
-        _, record = read_line(text, where, cell)
+        _, record = read_line(text, where, cell, lean=lean)
         if record.uid in records and records[record.uid].error is None:
             raise StoreError(f"{where}: sample {record.uid} was scored before")
         records[record.uid] = record
@@ -68,20 +74,33 @@ def decoded(line: bytes, where: str) -> str:
         raise RecordError(f"{where}: not UTF-8 ({error})") from error
 
 
+ERROR_FIELDS = ("time", "where", "message")
+
+
+def error_line(error: dict[str, str]) -> str:
+    """One line of ``errors.jsonl``, with a checksum."""
+    return sealed_line(json.dumps(error, ensure_ascii=False))
+
+
 def read_errors(path: Path) -> list[dict[str, str]]:
     """Lines of an ``errors.jsonl`` (time, where, message); empty without a file, torn tail left out."""
     if not path.exists():
         return []
-    errors = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            error = json.loads(line)
-            errors.append({name: str(error[name]) for name in ("time", "where", "message")})
-        except (ValueError, KeyError, TypeError) as problem:
-            raise StoreError(
-                f"{path}:{number}: not an error line; delete the file or the line"
-            ) from problem
-    return errors
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_error(decoded(line, f"{path}:{n}"), f"{path}:{n}") for n, line in enumerate(lines, 1)]
+
+
+def _error(text: str, where: str) -> dict[str, str]:
+    inside = sealed_text(text)
+    error = json_object(text if inside is None else inside, where)
+    if set(error) != set(ERROR_FIELDS) or not all(isinstance(one, str) for one in error.values()):
+        raise StoreError(f"{where}: not an error line, or an edited one; delete the file or the line")
+    return error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, 0 without one."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def drop_torn_line(path: Path) -> None:
@@ -114,25 +133,46 @@ DONE_FIELDS = ("n", "scored", "failed")
 
 
 def read_done(folder: Path) -> dict[str, int] | None:
-    """The DONE marker of a cell: samples asked for, scored and failed; None without one."""
+    """The DONE marker of a cell: samples asked for, scored and failed, and the ``bytes`` of
+    ``samples.jsonl``, which markers of before this lack; None without one.
+    """
     path = folder / "DONE"
     if not path.exists():
         return None
     marker = read_json(path)
-    if not all(isinstance(marker.get(name), int) for name in DONE_FIELDS):
+    known = (*DONE_FIELDS, "bytes")
+    if not set(DONE_FIELDS) <= set(marker) <= set(known) or not all(
+        type(count) is int and in_range(count, COUNT) for count in marker.values()
+    ):
         raise StoreError(f"{path}: expected {', '.join(DONE_FIELDS)}; delete the file and run again")
     return marker
 
 
+LARGEST = 64 * 2**20
+"""Bytes of a JSON file that is read."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object."""
+    """A file that holds one JSON object, without its checksum.
+
+    Raises:
+        StoreError: it holds something else, more than :data:`LARGEST`, or was edited.
+    """
+    if path.stat().st_size > LARGEST:
+        raise StoreError(f"{path}: larger than {LARGEST >> 20} MiB, which is nothing that a run wrote")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise StoreError(f"{path}: expected a JSON object")
+        data = unsealed(json_object(decoded(path.read_bytes(), str(path)), str(path)))
+    except RecordError as error:
+        raise StoreError(str(error)) from error
+    if data is None:
+        raise StoreError(f"{path}: the content does not fit its checksum; it was edited or damaged")
     return data
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that :func:`read_json` reads, with its checksum."""
+    text = json.dumps(sealed(content), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(path, text + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:

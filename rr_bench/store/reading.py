@@ -6,16 +6,22 @@ is named and left out; all others are read.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rr_bench.store.cells import SHORT, cell_key
+from rr_bench.store.checks import COUNT, in_range
 from rr_bench.store.jsonl import (
+    ERROR_FIELDS,
     StoreError,
     decoded,
     last_records,
@@ -24,7 +30,16 @@ from rr_bench.store.jsonl import (
     read_json,
     read_samples,
 )
-from rr_bench.store.records import CellInfo, RecordError, SampleRecord, from_json, read_line
+from rr_bench.store.parts import check_data, check_environment, check_judged, check_readable
+from rr_bench.store.records import (
+    CellInfo,
+    RecordError,
+    SampleRecord,
+    from_json,
+    json_object,
+    read_line,
+)
+from rr_bench.store.seal import sealed, unsealed
 
 FROZEN_CELLS = "cells.jsonl"
 FROZEN_SAMPLES = "samples.jsonl.gz"
@@ -54,7 +69,7 @@ class StoredCell:
     data: dict[str, Any] | None = None
     judged: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def scored(self) -> dict[str, SampleRecord]:
         """The samples that have a score, by uid."""
         return {sample.uid: sample for sample in self.samples if sample.error is None}
@@ -66,21 +81,43 @@ def is_store(out: str | Path) -> bool:
     return (folder / "cells").is_dir() or (folder / FROZEN_CELLS).is_file()
 
 
-def read_store(out: str | Path) -> tuple[list[StoredCell], list[str]]:
+def read_store(out: str | Path, *, lean: bool = False) -> tuple[list[StoredCell], list[str]]:
     """All cells that are what they say, and one message for each that is not.
+
+    Args:
+        out: folder of the store.
+        lean: keep a running store's samples small in memory, see
+            :func:`rr_bench.store.records.read_line`; they can be read but not written.
 
     Raises:
         StoreError: there is no store at ``out``.
     """
     folder = Path(out)
-    if (folder / FROZEN_CELLS).is_file():
-        return _read_frozen(folder)
+    with _no_collection():
+        if (folder / FROZEN_CELLS).is_file():
+            return _read_frozen(folder)
+        return _read_running(folder, lean)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking a million records again and again: none is garbage."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _read_running(folder: Path, lean: bool) -> tuple[list[StoredCell], list[str]]:
     cells: dict[str, StoredCell] = {}
     places: dict[str, Path] = {}
     problems = []
     for path in cell_folders(folder):
         try:
-            cell = read_cell(path)
+            cell = read_cell(path, lean=lean)
         except (RecordError, StoreError, OSError) as error:
             problems.append(f"cell left out: {error}")
             continue
@@ -110,16 +147,16 @@ def _ends_in_key(name: str) -> bool:
     return len(end) == SHORT and all(digit in "0123456789abcdef" for digit in end)
 
 
-def read_cell(folder: Path) -> StoredCell:
-    """Read one cell of a running store and change nothing.
+def read_cell(folder: Path, *, lean: bool = False) -> StoredCell:
+    """Read one cell of a running store and change nothing; arguments as :func:`read_store`.
 
     Raises:
         RecordError: ``cell.json`` or a line of ``samples.jsonl`` does not fit the schema.
         StoreError: the cell is not what it says, or another file is unreadable.
     """
     path = folder / "cell.json"
-    info = from_json(CellInfo, path.read_text(encoding="utf-8"), str(path))
-    samples, torn = read_samples(folder / "samples.jsonl", info.key[:SHORT])
+    info = from_json(CellInfo, decoded(path.read_bytes(), str(path)), str(path))
+    samples, torn = read_samples(folder / "samples.jsonl", info.key[:SHORT], lean=lean)
     data, judged, env = (
         read_json(folder / name) if (folder / name).exists() else None
         for name in ("data.json", "judged.json", "env.json")
@@ -146,6 +183,10 @@ def _checked(cell: StoredCell, marker: dict[str, int] | None, where: str) -> Sto
     info = cell.info
     if cell_key(info.settings) != info.key:
         raise StoreError(f"{where}: settings do not hash to the key; cell.json was edited")
+    check_readable(info, where)
+    check_environment(cell.env, where)
+    check_data(cell.data, where)
+    check_judged(cell.judged, cell.scored, where)
     for sample in cell.samples:
         if (sample.task, sample.length) != (info.task, info.length):
             raise StoreError(f"{where}: sample {sample.uid} is of {sample.task} {sample.length}")
@@ -175,7 +216,7 @@ def frozen_line(cell: StoredCell) -> str:
         "data": cell.data,
         "judged": cell.judged,
     }
-    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return json.dumps(sealed(content), ensure_ascii=False, allow_nan=False)
 
 
 def _read_frozen(folder: Path) -> tuple[list[StoredCell], list[str]]:
@@ -201,27 +242,37 @@ def _read_frozen(folder: Path) -> tuple[list[StoredCell], list[str]]:
 
 
 def _thawed(text: str, where: str, by_cell: dict[str, list[tuple[str, str, str | None]]]) -> StoredCell:
-    content = json.loads(text)
+    content = unsealed(json_object(text, where))
+    if content is None:
+        raise StoreError(f"{where}: the line does not fit its checksum; it was edited or damaged")
+    if not isinstance(content.get("env"), dict):
+        raise StoreError(f"{where}: env must be an object")
     info = from_json(CellInfo, json.dumps(content["info"]), where)
     # Popped, so that a copied line finds no samples.
     samples = last_records(by_cell.pop(info.key[:SHORT], []))
     marker = content["done"]
+    if marker is not None and not (_is_count(marker["n"]) and _is_count(marker["scored"])):
+        raise StoreError(f"{where}: done must hold counts")
     cell = StoredCell(
         info,
         content["env"],
         samples,
-        content["errors"],
-        None if marker is None else int(marker["n"]),
+        [{name: str(error[name]) for name in ERROR_FIELDS} for error in content["errors"]],
+        None if marker is None else marker["n"],
         data=content["data"],
         judged=content["judged"],
     )
     return _checked(cell, marker, where)
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and in_range(value, COUNT)
+
+
 def _lines(path: Path, opener: Callable[..., Any]) -> Iterator[tuple[str, str]]:
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", decoded(line, f"{path}:{number}")
-    except (OSError, EOFError) as error:
+                yield f"{path}:{number}", decoded(line.rstrip(b"\n"), f"{path}:{number}")
+    except (OSError, EOFError, zlib.error) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error

@@ -8,14 +8,25 @@ another cell, is noticed.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from array import array
+from dataclasses import asdict, dataclass, field
 from functools import cache
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from sys import intern
+from typing import Any, TypeVar
+
+from rr_bench.store.checks import (
+    COUNT,
+    SECONDS,
+    SHARE,
+    field_names,
+    in_range,
+    needed_fields,
+    shown,
+    wrong_field,
+    wrong_type,
+)
+from rr_bench.store.seal import CHECK, checksum, sealed, sealed_line, sealed_text, unsealed
 
 SCHEMA = 2
 
@@ -29,7 +40,22 @@ class RecordError(ValueError):
     """A record that does not fit the schema; the message names the file, line and field."""
 
 
-@dataclass(frozen=True, kw_only=True)
+RANGES = {
+    "length": COUNT,
+    "input_tokens": COUNT,
+    "budget": COUNT,
+    "removed_tokens": COUNT,
+    "questions": COUNT,
+    "score": (0.0, 1.0),
+    "density": SHARE,
+    "density_by_layer": SHARE,
+    "prefill_s": SECONDS,
+    "decode_s": SECONDS,
+}
+"""Of a sample's numbers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRecord:
     """One graded sample: a line of ``samples.jsonl``.
 
@@ -97,13 +123,25 @@ class SampleRecord:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        if problem := wrong_field(self):
+            raise RecordError(problem)
         if (self.score is None) == (self.error is None):
             raise RecordError(
                 f"sample {self.uid}: needs either a score or an error, not both or neither"
             )
-        if self.score is not None and not 0 <= self.score <= 1:
-            raise RecordError(f"sample {self.uid}: score={self.score} lies outside 0..1")
+        for name, bounds in RANGES.items():
+            if not in_range(value := getattr(self, name), bounds):
+                low, high = bounds
+                raise RecordError(
+                    f"sample {self.uid}: {name}={shown(value)} lies outside {low:g}..{high:g}"
+                )
+
+
+_MEMBERS: dict[str, dict[str, type]] = {
+    "model": {"name": str, "path": str},
+    "method": {"name": str, "label": str, "params": dict, "dense": bool},
+    "settings": {"model": str, "task": str, "length": int, "data": dict, "versions": dict},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +166,16 @@ class CellInfo:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        _check_fields(self)
-        _need("model", self.model, {"name": str, "path": str})
-        _need("method", self.method, {"name": str, "label": str, "params": dict, "dense": bool})
-        _need("settings", self.settings, {"task": str, "length": int, "data": dict, "versions": dict})
+        if problem := wrong_field(self):
+            raise RecordError(problem)
+        for name, wanted in _MEMBERS.items():
+            if problem := wrong_type(getattr(self, name), wanted, name):
+                raise RecordError(problem)
+        versions = self.settings["versions"].values()
+        if not all(type(number) in (int, float) for number in versions):
+            raise RecordError(f"field settings.versions must be numbers, got {shown(list(versions))}")
+        if not in_range(self.length, COUNT):
+            raise RecordError(f"field settings.length={self.length} lies outside 0..{COUNT[1]}")
 
     @property
     def task(self) -> str:
@@ -161,40 +205,54 @@ def prompt_parts(prompt: str) -> dict[str, str]:
 
 
 def to_json(record: SampleRecord | CellInfo, *, indent: int | None = None) -> str:
-    """JSON text of a record; one line unless ``indent`` is given. NaN is refused."""
-    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
+    """JSON text of a record with its checksum; one line unless ``indent`` is given. NaN is refused."""
+    return json.dumps(sealed(asdict(record)), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def sample_line(record: SampleRecord, cell: str) -> str:
-    """One line of ``samples.jsonl``: the record, the ``cell`` it belongs to, and its ``check``sum."""
-    data = {"cell": cell, **asdict(record)}
-    return json.dumps(data | {"check": _checksum(data)}, ensure_ascii=False, allow_nan=False)
+    """One line of ``samples.jsonl``: the ``cell`` it belongs to, the record, and a ``check``sum."""
+    data = {"cell": cell} | {name: getattr(record, name) for name in field_names(SampleRecord)}
+    return sealed_line(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-def read_line(text: str, where: str, cell: str | None = None) -> tuple[str, SampleRecord]:
+def read_line(
+    text: str, where: str, cell: str | None = None, *, lean: bool = False
+) -> tuple[str, SampleRecord]:
     """Cell and record of a line of ``samples.jsonl``.
 
     Args:
         text: the line.
         where: file and line, for error messages.
         cell: start of the key that the line must name; None takes any.
+        lean: for a million samples in memory: densities of layers as a packed array, which is no JSON,
+            and one copy of texts that samples share.
 
     Raises:
         RecordError: not such a line, edited since it was written, or another cell's.
     """
-    data = _json_object(text, where)
-    check = data.pop("check", None)
-    if check != _checksum(data):
+    inside = sealed_text(text)
+    data = json_object(text if inside is None else inside, where)
+    if inside is None and data.pop(CHECK, None) != checksum(data):
         raise RecordError(f"{where}: the line does not fit its checksum; it was edited or damaged")
     named = str(data.pop("cell", ""))
     if cell is not None and named != cell:
         raise RecordError(f"{where}: the line belongs to cell {named}, not {cell}")
-    return named, _record(SampleRecord, data, where)
+    record = _record(SampleRecord, data, where)
+    return named, _lean(record) if lean else record
 
 
-def _checksum(data: Mapping[str, Any]) -> str:
-    text = json.dumps(data, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _lean(record: SampleRecord) -> SampleRecord:
+    for name in ("uid", "task", "prompt_sha"):
+        object.__setattr__(record, name, intern(getattr(record, name)))
+    object.__setattr__(record, "kernels", _shared(tuple(record.kernels)))
+    if record.density_by_layer is not None:
+        object.__setattr__(record, "density_by_layer", array("d", record.density_by_layer))
+    return record
+
+
+@cache
+def _shared(names: tuple[str, ...]) -> list[str]:
+    return list(names)
 
 
 def from_json(cls: type[Record], text: str, where: str) -> Record:
@@ -206,14 +264,22 @@ def from_json(cls: type[Record], text: str, where: str) -> Record:
         where: file, and line if there is one, for error messages.
 
     Raises:
-        RecordError: not JSON, another schema, or a field unknown, missing or of the wrong type.
+        RecordError: not JSON, another schema, edited, or a field unknown, missing or of the wrong type.
     """
-    return _record(cls, _json_object(text, where), where)
+    data = unsealed(json_object(text, where))
+    if data is None:
+        raise RecordError(f"{where}: the content does not fit its checksum; it was edited or damaged")
+    return _record(cls, data, where)
 
 
-def _json_object(text: str, where: str) -> dict[str, Any]:
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RecordError: the text is none, holds NaN or Infinity, or is nested too deep.
+    """
     try:
-        data = json.loads(text)
+        data = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON ({error})") from error
     if not isinstance(data, dict):
@@ -221,54 +287,25 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
     return data
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
 def _record(cls: type[Record], data: dict[str, Any], where: str) -> Record:
     if data.get("schema") != SCHEMA:
-        raise RecordError(f"{where}: schema {data.get('schema')!r}, this version reads schema {SCHEMA}")
-    names = {one.name for one in fields(cls)}
-    # A field that was added later has a default, and older records do without it.
-    needed = {
-        one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING
-    }
+        raise RecordError(
+            f"{where}: schema {shown(data.get('schema'))}, this version reads schema {SCHEMA}"
+        )
+    kind: Any = cls
+    names, needed = field_names(kind), needed_fields(kind)
     for problem, found in (("unknown", data.keys() - names), ("missing", needed - data.keys())):
         if found:
-            raise RecordError(f"{where}: {problem} field {', '.join(sorted(found))}")
+            listed = shown(", ".join(sorted(found))).strip("'")
+            raise RecordError(f"{where}: {problem} field {listed}")
     try:
         return cls(**data)
     except RecordError as error:
         raise RecordError(f"{where}: {error}") from error
-
-
-def _need(name: str, value: Mapping[str, Any], wanted: Mapping[str, type]) -> None:
-    for key, kind in wanted.items():
-        if not isinstance(value.get(key), kind):
-            raise RecordError(f"field {name}.{key} must be a {kind.__name__}, got {value.get(key)!r}")
-
-
-_hints = cache(get_type_hints)
-
-
-def _check_fields(record: SampleRecord | CellInfo) -> None:
-    hints = _hints(type(record))  # type: ignore[arg-type]
-    for one in fields(record):
-        value = getattr(record, one.name)
-        if not _fits(value, hints[one.name]):
-            raise RecordError(f"field {one.name} must be {one.type}, got {value!r}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a JSON value has the annotated type; bool is no number, NaN no float."""
-    if hint is Any:
-        return True
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            isinstance(key, str) and _fits(item, args[1]) for key, item in value.items()
-        )
-    if hint in (int, float):
-        kinds = (int,) if hint is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint)

@@ -1,0 +1,57 @@
+"""Checksums inside of what is stored: a file or line that was edited or damaged is noticed.
+
+A JSON file carries the checksum of its own content as its last member ``check``; a line of
+``samples.jsonl`` that of its own text, which costs no second encoding. Files of before this have none,
+and lines the checksum of their content; both are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+CHECK = "check"
+_DIGITS = 16
+_TEXT_DIGITS = 20
+_END = ', "check": "'
+_TAIL = len(_END) + _TEXT_DIGITS + len('"}')
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """Of the content, whatever the order and spaces."""
+    text = json.dumps(data, ensure_ascii=False, sort_keys=True)
+    return _sha256(text)[:_DIGITS]
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content and its checksum."""
+    content = {name: value for name, value in data.items() if name != CHECK}
+    return content | {CHECK: checksum(content)}
+
+
+def unsealed(data: dict[str, Any]) -> dict[str, Any] | None:
+    """The content without its checksum, None if the two do not fit; as it is if it has none."""
+    if CHECK not in data:
+        return data
+    content = {name: value for name, value in data.items() if name != CHECK}
+    return content if data[CHECK] == checksum(content) else None
+
+
+def sealed_line(text: str) -> str:
+    """One line of JSON, an object of at least one member, with the checksum of its text at its end."""
+    start = text[:-1]
+    return f'{start}{_END}{_sha256(start)[:_TEXT_DIGITS]}"}}'
+
+
+def sealed_text(line: str) -> str | None:
+    """The line without the checksum of its text, None if it does not end in one that fits."""
+    start, end = line[:-_TAIL], line[-_TAIL:]
+    if not end.startswith(_END) or end[len(_END) : -2] != _sha256(start)[:_TEXT_DIGITS]:
+        return None
+    return start + "}" if end.endswith('"}') else None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
