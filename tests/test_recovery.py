@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rr_bench.report import write_report
-from rr_bench.report.recovery import Baselines, ReportError, pair, pooled, recovery
+from rr_bench.report.recovery import SEED, Baselines, ReportError, pair, pooled, pooled_all, recovery
 from tests.fabricate import FULL, KEEP, RR, cells_of, open_cell, record, write_cell
 
 
@@ -132,3 +132,25 @@ def test_a_prompt_that_failed_dense_may_have_been_another(tmp_path: Path) -> Non
     (sample,) = dense.samples
     failed = replace(sample, score=None, error="a.mp4: there is no such file")
     assert pair(sparse, replace(dense, samples=[failed])) == []
+
+
+def test_intervals_together_are_the_intervals_of_each() -> None:
+    """Groups share their draws; by hand, every draw is summed for itself."""
+    rng = np.random.default_rng(1)
+    groups = [
+        [[(float(a), float(b)) for a, b in rng.random((size, 2))] for size in sizes]
+        for sizes in ([7], [7], [5, 9], [7], [5, 9], [1])
+    ]
+    together = pooled_all(groups, 500)
+    for cells, found in zip(groups, together, strict=True):
+        assert astuple(pooled(cells, 500)) == pytest.approx(astuple(found), nan_ok=True)
+        draws = np.random.default_rng(SEED)
+        above, below = np.zeros(500), np.zeros(500)
+        for pairs in cells:
+            drawn = draws.integers(0, len(pairs), size=(500, len(pairs)))
+            a, b = np.array(pairs).T
+            above += len(cells[0]) / len(pairs) * a[drawn].sum(1)
+            below += len(cells[0]) / len(pairs) * b[drawn].sum(1)
+        if found.n > 1:
+            ends = 100 * np.quantile(above / below, [0.025, 0.975])
+            assert [found.lo, found.hi] == pytest.approx(ends)

@@ -1,28 +1,17 @@
-"""The samples of a store's cells as one frame, and which cells one would expect but are not there."""
+"""What a cell's samples come to, and which cells one would expect but are not there."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from rr_bench.report.identity import Identity
 from rr_bench.store.reading import StoredCell
-
-SAMPLE_COLUMNS = (
-    "cell",
-    "truncated",
-    "score",
-    "questions",
-    "density",
-    "prefill_s",
-    "kernels",
-    "failed",
-)
 
 
 @dataclass(frozen=True)
@@ -35,25 +24,51 @@ class Missing:
     length: int
 
 
-def samples_frame(cells: Iterable[StoredCell]) -> pd.DataFrame:
-    """One row per sample; ``score`` is 0..1 and NaN where the sample failed, ``cell`` is the key."""
-    rows = [
-        {
-            "cell": cell.info.key,
-            "truncated": sample.truncated,
-            "score": sample.score,
-            "questions": sample.questions,
-            "density": sample.density,
-            "prefill_s": None if sample.compiled else sample.prefill_s,
-            "kernels": " + ".join(sorted(set(sample.kernels))),
-            "failed": sample.error is not None,
-        }
-        for cell in cells
-        for sample in cell.samples
-    ]
-    frame = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
-    types: dict[str, Any] = dict.fromkeys(("score", "density", "prefill_s"), float)
-    return frame.astype(types | dict.fromkeys(("truncated", "failed"), bool))
+@dataclass(frozen=True)
+class Measured:
+    """What a cell's scored samples come to.
+
+    Attributes:
+        n: scored samples.
+        questions: that they carry together.
+        score: mean, 0..1; NaN without samples, as the others.
+        density: mean, 0..1.
+        prefill_s: median seconds of the passes that compiled nothing.
+        truncated: samples whose context was cut to fit.
+        kernels: that computed the attention.
+    """
+
+    n: int
+    questions: int
+    score: float
+    density: float
+    prefill_s: float
+    truncated: int
+    kernels: str
+
+
+def measured(cell: StoredCell) -> Measured:
+    """Counts, means and the median of one cell."""
+    scored = list(cell.scored.values())
+    return Measured(
+        len(scored),
+        sum(sample.questions for sample in scored),
+        _mean([sample.score for sample in scored]),
+        _mean([sample.density for sample in scored]),
+        _median([sample.prefill_s for sample in scored if not sample.compiled]),
+        sum(sample.truncated for sample in scored),
+        ", ".join(sorted({" + ".join(sorted(set(sample.kernels))) for sample in scored})),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    found = np.array([value for value in values if value is not None], dtype=np.float64)
+    return float(found.mean()) if found.size else math.nan
+
+
+def _median(values: Iterable[float | None]) -> float:
+    found = np.array([value for value in values if value is not None], dtype=np.float64)
+    return float(np.median(found)) if found.size else math.nan
 
 
 def missing(cells: Sequence[StoredCell], identity: Identity) -> list[Missing]:

@@ -32,6 +32,9 @@ SEED = 20_240_602
 _CHUNK = 4_000_000
 """Drawn indices held at once."""
 
+_TOGETHER = 256
+"""Groups whose resamples are held at once."""
+
 _UNDEFINED_LIMIT = 0.01
 """Share of resamples without any dense score beyond which no interval is given."""
 
@@ -84,18 +87,32 @@ def pooled(cells: Sequence[Pairs], resamples: int = RESAMPLES) -> Recovery:
     Raises:
         ValueError: there is no cell, or one without samples.
     """
-    if not all(cells) or not cells:
+    (found,) = pooled_all([cells], resamples)
+    return found
+
+
+def pooled_all(groups: Sequence[Sequence[Pairs]], resamples: int = RESAMPLES) -> list[Recovery]:
+    """:func:`pooled` of every group. Groups of equal numbers of samples share their draws, since the
+    seed is the same: that is what makes thousands of intervals affordable.
+    """
+    if not all(cells and all(cells) for cells in groups):
         raise ValueError("recovery needs paired scores of at least one sample in every cell")
-    strata = [np.array([pair[:2] for pair in pairs], dtype=np.float64).T for pairs in cells]
-    a, b = np.mean([scores.mean(1) for scores in strata], axis=0)
-    # Sums, not means, so that one cell is summed as it stands.
-    weights = [strata[0].shape[1] / scores.shape[1] for scores in strata]
-    above, below = sum(weight * scores.sum(1) for weight, scores in zip(weights, strata, strict=True))
-    value = 100 * (above / below) if below else math.nan
-    units = [_units(pairs, scores) for pairs, scores in zip(cells, strata, strict=True)]
-    lo, hi = _interval(units, weights, resamples)
-    n = sum(scores.shape[1] for scores in strata)
-    return Recovery(n, 100 * float(a), 100 * float(b), float(value), lo, hi)
+    strata = [[_scores(pairs) for pairs in cells] for cells in groups]
+    units = [list(map(_units, cells, group)) for cells, group in zip(groups, strata, strict=True)]
+    alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for place, both in enumerate(zip(strata, units, strict=True)):
+        alike[tuple((a.shape[1], b.shape[1]) for a, b in zip(*both, strict=True))].append(place)
+    ends: dict[int, tuple[float, float]] = {}
+    for sizes, places in alike.items():
+        for start in range(0, len(places), _TOGETHER):
+            part = places[start : start + _TOGETHER]
+            found = _intervals(sizes, [units[place] for place in part], resamples)
+            ends |= dict(zip(part, found, strict=True))
+    return [_recovery(group, ends[place]) for place, group in enumerate(strata)]
+
+
+def _scores(pairs: Pairs) -> NDArray[np.float64]:
+    return np.array([pair[:2] for pair in pairs], dtype=np.float64).T
 
 
 def _units(pairs: Pairs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,25 +124,59 @@ def _units(pairs: Pairs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.bincount(numbers, weights=row) for row in scores])
 
 
-def _interval(
-    strata: Sequence[NDArray[np.float64]], weights: Sequence[float], resamples: int
-) -> tuple[float, float]:
-    """Ends of the interval; each stratum holds sparse and dense scores, ``[2, units]``."""
-    if sum(scores.shape[1] for scores in strata) < 2 or not any(scores[1].any() for scores in strata):
-        return math.nan, math.nan
+def _recovery(strata: Sequence[NDArray[np.float64]], ends: tuple[float, float]) -> Recovery:
+    a, b = np.mean([scores.mean(1) for scores in strata], axis=0)
+    # Sums, not means, so that one cell is summed as it stands.
+    weights = _weights([scores.shape[1] for scores in strata])
+    above, below = sum(weight * scores.sum(1) for weight, scores in zip(weights, strata, strict=True))
+    value = 100 * (above / below) if below else math.nan
+    n = sum(scores.shape[1] for scores in strata)
+    return Recovery(n, 100 * float(a), 100 * float(b), float(value), *ends)
+
+
+def _weights(sizes: Sequence[int]) -> list[float]:
+    return [sizes[0] / size for size in sizes]
+
+
+def _intervals(
+    sizes: Sequence[tuple[int, int]],
+    groups: Sequence[Sequence[NDArray[np.float64]]],
+    resamples: int,
+) -> list[tuple[float, float]]:
+    """Ends of the interval of every group; a stratum holds sparse and dense scores, ``[2, units]``.
+
+    ``sizes`` are the samples and the units of each stratum.
+    """
+    if sum(units for _, units in sizes) < 2:
+        return [(math.nan, math.nan)] * len(groups)
     generator = np.random.default_rng(SEED)
-    above, below = np.zeros(resamples), np.zeros(resamples)
-    for (a, b), weight in zip(strata, weights, strict=True):
-        step = max(1, _CHUNK // a.size)
+    above, below = np.zeros((2, resamples, len(groups)))
+    weights = _weights([samples for samples, _ in sizes])
+    for place, ((_, size), weight) in enumerate(zip(sizes, weights, strict=True)):
+        a, b = np.stack([group[place] for group in groups], axis=2)  # [size, groups] each
+        step = max(1, _CHUNK // size)
         for start in range(0, resamples, step):
             part = slice(start, min(start + step, resamples))
-            draw = generator.integers(0, a.size, size=(part.stop - start, a.size))
-            above[part] += weight * a[draw].sum(1)
-            below[part] += weight * b[draw].sum(1)
+            drawn = _counts(generator, size, part.stop - start)
+            above[part] += weight * (drawn @ a)
+            below[part] += weight * (drawn @ b)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = above / below
+    return [_ends(column) for column in np.ascontiguousarray(ratios.T)]
+
+
+def _counts(generator: np.random.Generator, size: int, rows: int) -> NDArray[np.float64]:
+    """How often each sample is drawn: ``[rows, size]``, every row ``size`` draws with replacement."""
+    draw = generator.integers(0, size, size=(rows, size))
+    draw += size * np.arange(rows)[:, None]
+    return np.bincount(draw.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+
+
+def _ends(ratios: NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the interval of one group's resamples; NaN where too many have no dense score."""
+    resamples = ratios.size
     ratios = ratios[np.isfinite(ratios)]
-    if ratios.size < (1 - _UNDEFINED_LIMIT) * resamples:
+    if ratios.size < max((1 - _UNDEFINED_LIMIT) * resamples, 1):
         return math.nan, math.nan
     tail = (1 - LEVEL) / 2
     lo, hi = np.quantile(ratios, (tail, 1 - tail))

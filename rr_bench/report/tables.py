@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,8 @@ import pandas as pd
 
 from rr_bench.report.environment import provenance
 from rr_bench.report.identity import Identity, superseded
-from rr_bench.report.load import Missing, missing, natural, samples_frame
-from rr_bench.report.recovery import Baselines, Pairs, ReportError, pair, pooled
+from rr_bench.report.load import Measured, Missing, measured, missing, natural
+from rr_bench.report.recovery import Baselines, Pairs, Recovery, ReportError, pair, pooled_all
 from rr_bench.report.series import line_of, points
 from rr_bench.report.table import Column
 from rr_bench.report.verdict import MARGIN, Standing, outcome, standings
@@ -105,23 +106,23 @@ def summarise(
     replaced = superseded(cells)
     shown = [cell for cell in cells if cell.info.key not in replaced]
     identity = Identity(shown)
-    samples = samples_frame(cells)
-    by_cell = {str(key): rows for key, rows in samples.groupby("cell")}
-    empty = samples.iloc[:0]
+    found_in = {cell.info.key: measured(cell) for cell in shown}
     baselines, pairs = Baselines(shown), {}
     rows, refused = [], list(problems)
     for cell in shown:
-        row = _row(cell, identity, by_cell.get(cell.info.key, empty))
+        row = _row(cell, identity, found_in[cell.info.key])
         try:
             dense = None if cell.info.dense or not cell.scored else baselines.of(cell)
             found = [] if dense is None else pair(cell, dense)
-            row |= _speedup(row, cell, dense, by_cell)
+            row |= _speedup(row, cell, dense, found_in)
         except ReportError as error:
             refused.append(str(error))
             found = []
         if found:
             pairs[row["cell"]] = found
-        rows.append(row | _recovery_columns(row, found, margin))
+        rows.append(row)
+    found_of = dict(zip(pairs, pooled_all([[one] for one in pairs.values()]), strict=True))
+    rows = [row | _recovery_columns(row, found_of.get(row["cell"]), margin) for row in rows]
     rows += [_missing_row(hole, identity) for hole in missing(shown, identity)]
     notes = [note for cell in shown for note in _failure_notes(cell)]
     notes += [*provenance(shown), *_version_notes(cells, replaced)]
@@ -160,20 +161,18 @@ def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
     return ranked[columns].reset_index(drop=True)
 
 
-def _row(cell: StoredCell, identity: Identity, samples: pd.DataFrame) -> dict[str, Any]:
-    scored = samples[~samples["failed"]]
+def _row(cell: StoredCell, identity: Identity, found: Measured) -> dict[str, Any]:
     row = _identity(cell, identity, cell.info.task, cell.info.length)
-    density = 100 * scored["density"].mean()
     return row | {
-        "n": len(scored),
-        "questions": int(scored["questions"].sum()),
-        "score": 100 * scored["score"].mean(),
-        "density": density,
-        "sparsity": 100 - density,
-        "prefill_s": scored["prefill_s"].median(),
-        "truncated": int(scored["truncated"].sum()),
+        "n": found.n,
+        "questions": found.questions,
+        "score": 100 * found.score,
+        "density": 100 * found.density,
+        "sparsity": 100 - 100 * found.density,
+        "prefill_s": found.prefill_s,
+        "truncated": found.truncated,
         "failed": _failed(cell),
-        "kernel": ", ".join(sorted(set(scored["kernels"]))),
+        "kernel": found.kernels,
         "status": _status(cell),
         "cell": cell.info.key[:12],
     }
@@ -222,21 +221,20 @@ def _speedup(
     row: Mapping[str, Any],
     cell: StoredCell,
     dense: StoredCell | None,
-    samples: Mapping[str, pd.DataFrame],
+    found: Mapping[str, Measured],
 ) -> dict[str, float]:
     """Prefill seconds of the dense cell over those of this one, if one kind of device ran both."""
     if dense is None or cell.env.get("device") != dense.env.get("device"):
         return {}
-    theirs = samples[dense.info.key]
-    return {"speedup": theirs.loc[~theirs["failed"], "prefill_s"].median() / row["prefill_s"]}
+    theirs, own = found[dense.info.key].prefill_s, row["prefill_s"]
+    return {"speedup": theirs / own if own else math.nan}
 
 
-def _recovery_columns(row: Mapping[str, Any], pairs: Pairs, margin: float) -> dict[str, Any]:
+def _recovery_columns(row: Mapping[str, Any], found: Recovery | None, margin: float) -> dict[str, Any]:
     if row["dense"]:
         return {"dense_score": row["score"]}
-    if not pairs:
+    if found is None:
         return {}
-    found = pooled([pairs])
     return {
         "dense_score": found.dense,
         "recovery": found.value,

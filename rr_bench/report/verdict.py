@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rr_bench.report.recovery import Pairs, Recovery, pooled
+from rr_bench.report.recovery import Pairs, Recovery, pooled_all
 
 MARGIN = 2.0
 """Points around 100 % within which a recovery counts as kept, unless another margin is given."""
@@ -129,18 +129,17 @@ def standings(
         pairs: by the rows' ``cell``, the scores behind a recovery.
         margin: points around 100 % within which a recovery counts as kept.
     """
+    behind = frame[frame["cell"].isin(pairs.keys())]
+    rows = frame[~frame["dense"]].groupby(["setup", "point"]).size().to_dict()
+    groups = list(behind[~behind["dense"]].groupby(["setup", "point"]))
+    recoveries = pooled_all([[pairs[cell] for cell in own["cell"]] for _, own in groups], _RESAMPLES)
     found = []
-    for (setup, point), rows in frame[~frame["dense"]].groupby(["setup", "point"]):
-        behind = rows[rows["cell"].isin(pairs.keys())]
-        if not behind.empty:
-            recovery = pooled([pairs[cell] for cell in behind["cell"]], _RESAMPLES)
-            density = float(behind["density"].mean())
-            speedup = float(np.exp(np.log(behind["speedup"].astype(float)).mean()))
-            sizes = len(behind), len(rows)
-            line = str(rows["line"].iloc[0])
-            found.append(
-                Standing(str(setup), str(point), recovery, density, *sizes, speedup, margin, line)
-            )
+    for ((setup, point), own), recovery in zip(groups, recoveries, strict=True):
+        density = float(own["density"].mean())
+        speedup = float(np.exp(np.log(own["speedup"].astype(float)).mean()))
+        sizes = len(own), rows[setup, point]
+        line = str(own["line"].iloc[0])
+        found.append(Standing(str(setup), str(point), recovery, density, *sizes, speedup, margin, line))
     return sorted(found, key=lambda one: (one.setup, one.density))
 
 
