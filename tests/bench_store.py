@@ -7,6 +7,7 @@ folder holds one, and prints seconds, and the memory of the report, as a row of 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -25,6 +26,7 @@ from rr_bench.run.console import Console
 from rr_bench.run.run import find_pending
 from rr_bench.store.cells import SHORT, Store, cell_key, folder_name
 from rr_bench.store.records import CellInfo, SampleRecord, sample_line, to_json
+from rr_bench.store.seal import sealed
 from tests.configured import settings
 
 LENGTHS = [4096, 8192, 16384, 32768, 65536]
@@ -85,8 +87,9 @@ def write(plan: Plan, count: int, out: Path) -> None:
         info = CellInfo(key=key, label=cell.label, settings=cell.settings, **cell.info)
         (folder / "cell.json").write_text(to_json(info, indent=1) + "\n")
         lines = (sample_line(record, key[:SHORT]) + "\n" for record in samples_of(cell, count))
-        (folder / "samples.jsonl").write_text("".join(lines))
-        (folder / "DONE").write_text(f'{{"n": {count}, "scored": {count}, "failed": 0}}\n')
+        size = (folder / "samples.jsonl").write_text("".join(lines))
+        done = {"n": count, "scored": count, "failed": 0, "bytes": size}
+        (folder / "DONE").write_text(json.dumps(sealed(done)) + "\n")
         env = '{"device": "cpu", "time": "2026-01-01T00:00:00+00:00", "versions": {"torch": "2.13"}}\n'
         (folder / "env.json").write_text(env)
 
