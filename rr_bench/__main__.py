@@ -25,7 +25,7 @@ from rr_bench.config.schema import RunSettings, register
 from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
 from rr_bench.run.pattern_search import search
-from rr_bench.run.run import run
+from rr_bench.run.run import INTERRUPTED, STOPPED, run
 from rr_bench.store.environment import COMMAND, SUBMITTED
 from rr_bench.store.terminal import print_long, tolerant_output
 
@@ -49,10 +49,19 @@ def perform(config: DictConfig) -> int:
 
 
 def main() -> None:
-    """Check the command line, then hand over to Hydra; the worst status of all jobs is the exit's."""
+    """Run what the command line asks for; SIGTERM or Ctrl-C ends it with one line."""
     # A batch system's SIGTERM ends a run as Ctrl-C does: locks released, samples kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tolerant_output()
+    try:
+        _start()
+    except KeyboardInterrupt:
+        print(STOPPED)
+        sys.exit(INTERRUPTED)
+
+
+def _start() -> None:
+    """Check the command line, then hand over to Hydra; the worst status of all jobs is the exit's."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print_long(help_text())
         return

@@ -76,6 +76,7 @@ def open_cell(
     fingerprint: str = "0123abcd",
     source: str = "generated",
     replaced: Mapping[str, Any] = MappingProxyType({}),
+    store: Store | None = None,
     **changes: Any,
 ) -> CellWriter:
     """A cell of the fabricated run, not entered yet; ``changes`` go into its settings.
@@ -97,7 +98,7 @@ def open_cell(
         "commit": "abc",
         "dirty": True,
     }
-    return Store(out).open_cell(everything, f"{method['label']}-{task}-{length}", info, env)
+    return (store or Store(out)).open_cell(everything, f"{method['label']}-{task}-{length}", info, env)
 
 
 def cells_of(out: str | Path) -> list[StoredCell]:

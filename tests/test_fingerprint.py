@@ -13,8 +13,24 @@ from rr_bench.store import fingerprint
 from rr_bench.store.fingerprint import model_fingerprint, sources_hash, tree_hash
 
 
-def test_one_hash_for_the_projects_own_source() -> None:
-    assert sources_hash() == sources_hash()
+def test_the_hash_of_the_projects_source_changes_with_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprint, "TASKS", tmp_path / "tasks")
+    names = ("method/a.py", "rr_bench/run/b.py", "tasks/c.yaml")
+    for name in (*names, "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("first")
+    found = [sources_hash.__wrapped__()]
+    for name in names:
+        (tmp_path / name).write_text("second")
+        found.append(sources_hash.__wrapped__())
+    (tmp_path / names[0]).rename(tmp_path / "method/d.py")
+    found.append(sources_hash.__wrapped__())
+    assert len(set(found)) == len(found)
+    (tmp_path / "README.md").write_text("second")
+    assert sources_hash.__wrapped__() == found[-1]
     assert tree_hash({"a.py": "1", "b.py": "2"}) != tree_hash({"a.py": "2", "b.py": "1"})
 
 

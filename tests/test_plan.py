@@ -11,6 +11,7 @@ import pytest
 from rr_bench.config.errors import ConfigError
 from rr_bench.plan.cells import make_plan
 from rr_bench.store.cells import cell_key
+from rr_bench.tasks.sources import versions
 from tests.configured import settings
 from tests.tiny import tiny_llama
 
@@ -121,12 +122,25 @@ def test_a_setting_that_is_added_later_changes_no_key(planned):
     assert cell.settings["data"] == {"source": "generated", "files": {}}
 
 
-def test_versions_of_everything_that_computes_a_number_are_in_the_key(planned):
-    cell = make_plan(planned).cells[0]
-    names = {"method", "executor", "model", "task", "prompts", "scorer"}
-    assert cell.settings["versions"].keys() == names
-    bumped = type("Bumped", (cell.method.cls,), {"version": 2})
-    assert bumped.version != cell.settings["versions"]["method"]
+KINDS = {
+    "executor": ("rr_bench.plan.cells.EXECUTOR_VERSION", 99),
+    "model": ("rr_bench.plan.cells.MODEL_VERSION", 99),
+    "method": ("method.rr.RRAttention.version", 99),
+    "task": ("rr_bench.config.registry.versions", lambda name: versions(name) | {"task": 99}),
+    "prompts": ("rr_bench.config.registry.versions", lambda name: versions(name) | {"prompts": 99}),
+    "scorer": ("rr_bench.config.registry.versions", lambda name: versions(name) | {"scorer": 99}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_version_of_anything_that_computes_a_number_changes_the_key(planned, monkeypatch, kind):
+    one = replace(planned, methods=["rr"], tasks=["json_kv"], lengths=[2048])
+    (before,) = make_plan(one).cells
+    assert before.settings["versions"].keys() == KINDS.keys()
+    monkeypatch.setattr(*KINDS[kind])
+    (after,) = make_plan(one).cells
+    assert after.settings["versions"] == before.settings["versions"] | {kind: 99}
+    assert cell_key(after.settings) != cell_key(before.settings)
 
 
 def test_planning_thousands_of_cells_is_quick(planned):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from rr_bench.store.cells import LockError, cell_key
+from rr_bench.store.cells import Store, cell_key
 from rr_bench.store.jsonl import StoreError
+from rr_bench.store.lock import STALE_S, LockError, machine
 from rr_bench.store.reading import read_store
 from rr_bench.store.records import (
     RecordError,
@@ -205,3 +209,80 @@ def test_resumed_cell_lists_what_changed(tmp_path: Path) -> None:
     env = cells_of(tmp_path)[0].env
     assert env["device"] == "cpu"
     assert env["resumed"] == [{"device": "GPU", "time": "2026-02-02T00:00:00+00:00"}]
+
+
+def foreign(folder: Path, beat: str = "0123456789ab other") -> Path:
+    """The heartbeat of a writer on another machine."""
+    path = folder / "HEARTBEAT"
+    path.write_text(beat)
+    return path
+
+
+def test_a_heartbeat_of_another_machine_is_waited_for_until_it_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("rr_bench.store.lock.monotonic", lambda: now[0])
+    path = foreign(fill(tmp_path, 1).parent)
+    store = Store(tmp_path)
+
+    def attempt() -> None:
+        cell = open_cell(tmp_path, store=store)
+        with cell:
+            cell.append(record("1", 1.0))
+
+    for now[0] in (0.0, STALE_S - 1):
+        with pytest.raises(LockError, match="another machine; it is taken over"):
+            attempt()
+    os.utime(path, (0, 0))  # a beat, by a clock that was set back
+    for now[0] in (STALE_S + 1, 2 * STALE_S):
+        with pytest.raises(LockError, match="another machine"):
+            attempt()
+    now[0] = 2 * STALE_S + 1
+    attempt()
+    assert [sample.uid for sample in cells_of(tmp_path)[0].samples] == ["0", "1"]
+    assert not path.exists()
+
+
+def test_a_heartbeat_of_this_machine_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    foreign(fill(tmp_path, 1).parent, f"{machine()} killed")
+    with open_cell(tmp_path) as cell:
+        cell.append(record("1", 1.0))
+
+
+def test_a_heartbeat_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rr_bench.store.lock.BEAT_S", 0.01)
+    with open_cell(tmp_path) as cell:
+        path = cell.folder / "HEARTBEAT"
+        os.utime(path, (0, 0))
+        end = time.monotonic() + 10
+        while path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("lose", [lambda folder: shutil.rmtree(folder), foreign])
+def test_a_cell_that_was_deleted_or_taken_over_meanwhile_is_written_no_more(
+    tmp_path: Path, lose
+) -> None:
+    cell = open_cell(tmp_path)
+    with cell:
+        cell.append(record("0", 1.0))
+        lose(cell.folder)
+        with pytest.raises(StoreError, match="deleted or taken over"):
+            cell.append(record("1", 1.0))
+
+
+def test_partial_files_of_dead_processes_are_cleaned(tmp_path: Path) -> None:
+    folder = fill(tmp_path, 1).parent
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead, alive, other = (
+        folder / f"DONE.{where}-{process}-0.partial"
+        for where, process in ((machine(), child.pid), (machine(), os.getpid()), ("b" * 12, 1))
+    )
+    for path in (dead, alive, other):
+        path.write_text("{")
+    with open_cell(tmp_path):
+        pass
+    assert [path.exists() for path in (dead, alive, other)] == [False, True, True]

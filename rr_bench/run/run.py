@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from uuid import uuid4
 
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.schema import RunSettings
@@ -22,7 +21,7 @@ from rr_bench.run.console import Console
 from rr_bench.run.work import run_here
 from rr_bench.run.workers import run_workers
 from rr_bench.store.cells import Store, cell_key
-from rr_bench.store.jsonl import StoreError
+from rr_bench.store.jsonl import StoreError, clean_partials, partial_name
 from rr_bench.store.reading import is_store
 from rr_bench.store.records import RecordError
 from rr_bench.store.redact import redacted
@@ -30,6 +29,7 @@ from rr_bench.store.wandb_note import ask_for_wandb
 
 FAILED = 1
 INTERRUPTED = 130
+STOPPED = "interrupted; finished samples are stored, run the same command to go on"
 
 
 def run(settings: RunSettings) -> int:
@@ -65,7 +65,7 @@ def run(settings: RunSettings) -> int:
         console.error("workers", error)
         return FAILED
     except KeyboardInterrupt:
-        console.say("interrupted; finished samples are stored, run the same command to go on")
+        console.say(STOPPED)
         return INTERRUPTED
     except OSError as error:
         console.error(f"out={settings.out}", error)
@@ -89,11 +89,12 @@ def check_out(out: str) -> None:
         ConfigError: it is no folder, or nothing can be written there.
     """
     folder = Path(out)
-    probe = folder / f".{uuid4().hex}.partial"
+    probe = partial_name(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("x", encoding="utf-8")
         probe.unlink()
+        clean_partials(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(

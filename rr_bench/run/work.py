@@ -18,8 +18,9 @@ from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.agenda import RETRY_S, Agenda, Work
 from rr_bench.run.errors import DeviceLost, SampleFailed, describe
 from rr_bench.run.session import Session
-from rr_bench.store.cells import CellWriter, LockError, Store
+from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.jsonl import StoreError
+from rr_bench.store.lock import LockError
 from rr_bench.store.records import RecordError, SampleRecord
 
 

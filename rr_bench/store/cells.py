@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from rr_bench.store.environment import merge_sessions
 from rr_bench.store.jsonl import (
     StoreError,
     append_line,
+    clean_partials,
+    decoded,
     drop_torn_line,
     error_line,
     read_done,
@@ -34,15 +34,12 @@ from rr_bench.store.jsonl import (
     write_json,
     write_whole,
 )
+from rr_bench.store.lock import CellLock, Seen
 from rr_bench.store.records import CellInfo, SampleRecord, from_json, sample_line, to_json
 from rr_bench.store.redact import redact
 
 SHORT = 12
 """Digits of a key that name a cell in folders, lines and tables."""
-
-
-class LockError(RuntimeError):
-    """Another process is writing this cell."""
 
 
 def cell_key(settings: Mapping[str, Any]) -> str:
@@ -67,6 +64,7 @@ class Store:
         folders = sorted(cells.iterdir(), reverse=True) if cells.is_dir() else []
         # Listed once: a plan opens thousands of cells.
         self._known = {folder.name[-SHORT:]: folder for folder in folders}
+        self._seen: Seen = {}
 
     def open_cell(
         self,
@@ -89,7 +87,7 @@ class Store:
         key = cell_key(settings)
         cell = CellInfo(key=key, label=label, settings=dict(settings), **info)
         folder = self._known.get(key[:SHORT], self.out / "cells" / folder_name(label, key))
-        return CellWriter(folder, cell, env)
+        return CellWriter(folder, cell, env, self._seen)
 
     def note_plan(self, problems: Sequence[str]) -> None:
         """Keep what the last run could not plan, such as a missing file, as ``problems.json``."""
@@ -112,11 +110,17 @@ class CellWriter:
         info: what it measures.
     """
 
-    def __init__(self, folder: Path, info: CellInfo, env: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        info: CellInfo,
+        env: Mapping[str, Any] | None = None,
+        seen: Seen | None = None,
+    ) -> None:
         self.folder = folder
         self.info = info
         self._env = env
-        self._lock = FileLock(folder / "LOCK", timeout=0)
+        self._lock = CellLock(folder, {} if seen is None else seen)
         self._file: BinaryIO | None = None
         self._records: dict[str, SampleRecord] | None = None
 
@@ -148,8 +152,9 @@ class CellWriter:
 
     def __enter__(self) -> CellWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        self._lock.acquire()
         try:
+            clean_partials(self.folder)
             self._write_info()
             if self._env is not None:
                 self._write_environment(self._env)
@@ -175,7 +180,8 @@ class CellWriter:
         """Write one sample: one line, flushed and synced before this returns.
 
         Raises:
-            StoreError: outside ``with``, a sample of another cell, or one that is finished already.
+            StoreError: outside ``with``, a sample of another cell, one that is finished already, or the
+            folder is not this process's any more.
         """
         if self._file is None:
             raise StoreError(f"{self.folder.name}: append needs `with cell:` around it")
@@ -186,6 +192,8 @@ class CellWriter:
         before = self.records.get(record.uid)
         if before is not None and before.error is None:
             raise StoreError(f"{self.folder.name}: sample {record.uid} is finished already")
+        if not self._lock.held:
+            raise StoreError(f"{self.folder} was deleted or taken over while this cell ran")
         if record.error is not None:
             record = replace(record, error=redact(record.error))
         append_line(self._file, sample_line(record, self.info.key[:SHORT]))
@@ -222,20 +230,12 @@ class CellWriter:
         """Keep what happened to the task's data on the way to its rows, as ``data.json``."""
         write_json(self.folder / "data.json", notes)
 
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise LockError(
-                f"{self.folder.name} is being written by another process; wait for it, or run it again"
-            ) from error
-
     def _write_info(self) -> None:
         path = self.folder / "cell.json"
         if not path.exists():
             write_whole(path, to_json(self.info, indent=1) + "\n")
             return
-        key = from_json(CellInfo, path.read_text(encoding="utf-8"), str(path)).key
+        key = from_json(CellInfo, decoded(path.read_bytes(), str(path)), str(path)).key
         if key != self.info.key:
             raise StoreError(f"{path} belongs to cell {key}, not {self.info.key}; move the folder away")
 
@@ -252,7 +252,7 @@ class _Locked:
         self._cell = cell
 
     def __enter__(self) -> None:
-        self._cell._acquire()
+        self._cell._lock.acquire()
 
     def __exit__(self, *error: object) -> None:
         self._cell._lock.release()

@@ -6,11 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
 from rr_bench.store.checks import COUNT, in_range
+from rr_bench.store.lock import machine
 from rr_bench.store.records import RecordError, SampleRecord, json_object, read_line
 from rr_bench.store.seal import sealed, sealed_line, sealed_text, unsealed
 
@@ -180,9 +182,39 @@ def write_whole(path: Path, text: str) -> None:
 
     Several processes may write the same file: each works on a partial file of its own.
     """
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = partial_name(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_name(path: Path) -> Path:
+    """Where a file is written before it gets its name: machine and process are in the name."""
+    own = f"{machine()}-{os.getpid()}-{uuid4().hex[:8]}"
+    return path.with_name(f"{path.name}.{own}.partial")
+
+
+def clean_partials(folder: Path) -> None:
+    """Remove partial files of this machine's processes that were killed."""
+    for path in folder.glob("*.partial"):
+        where, _, process = path.name.split(".")[-2].partition("-")
+        number = process.partition("-")[0]
+        if where == machine() and number.isdecimal() and not _runs(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs, as somebody else
+    return True
