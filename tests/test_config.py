@@ -153,9 +153,18 @@ def test_a_wrong_target_is_named(tmp_path, target, words):
         expand_method("odd", tmp_path)
 
 
-def test_a_target_inside_a_setting_is_refused():
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"_target_": "os.system", "command": "true"},
+        {"deeper": {"_target_": "os.system"}},
+        [{"_target_": "os.system"}],
+        [[{"a": [{"_target_": "os.system"}]}]],
+    ],
+)
+def test_a_target_inside_a_setting_is_refused(value):
     with pytest.raises(ConfigError, match="_target_ belongs into conf/method alone"):
-        expand_method({"name": "rr", "offset": {"_target_": "os.system", "command": "true"}})
+        expand_method({"name": "rr", "offset": value})
 
 
 def test_groups_expand_to_tasks_and_carry_their_versions():

@@ -23,6 +23,7 @@ from rr_bench.judge.gpt import (
 )
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import CellInfo
+from rr_bench.store.jsonl import read_json
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.datasets import multi_lexsum
@@ -328,7 +329,7 @@ def test_judged_values_are_merged_into_the_cell(tmp_path):
     write_judged(tmp_path, {"citation_rec": {"a": 1.0, "b": None, "c": 0.0}}, "nli x")
     means = write_judged(tmp_path, {"gpt-4-f1": {"a": None}}, "gpt")
     assert means == {"gpt-4-f1": None}
-    found = json.loads((tmp_path / "judged.json").read_text())
+    found = read_json(tmp_path / "judged.json")
     assert list(found) == ["citation_rec"] and found["citation_rec"]["value"] == 0.5
     assert found["citation_rec"]["uids"] == ["a", "b", "c"]
 

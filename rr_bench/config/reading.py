@@ -48,6 +48,7 @@ def read_settings(config: DictConfig | Mapping[str, Any]) -> RunSettings:
         value = plain.get(name, MISSING)
         if value != MISSING and not isinstance(value, list):
             raise ConfigError(f"{name}={value} must be a list: {name}=[{value}]")
+    _check_members(plain)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunSettings), plain)
         missing = sorted(OmegaConf.missing_keys(merged))
@@ -72,6 +73,17 @@ def _check_keys(plain: Mapping[Any, Any], keys: list[str], prefix: str) -> None:
             raise ConfigError(f"unknown setting {key!r}: {nearest(key, keys)}")
         if isinstance(value, Mapping) and any(known.startswith(f"{key}.") for known in keys):
             _check_keys(value, keys, f"{key}.")
+
+
+def _check_members(plain: Mapping[Any, Any], prefix: str = "") -> None:
+    """Lists hold plain values, those of methods apart; OmegaConf lets lists inside of them pass."""
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            _check_members(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and not str(name).endswith("methods"):
+            for member in value:
+                if member is None or isinstance(member, list | Mapping):
+                    raise ConfigError(f"{prefix}{name} holds {str(member)[:80]}: plain values only")
 
 
 def _check_values(settings: RunSettings) -> None:

@@ -129,7 +129,7 @@ def expand_method(entry: Any, conf: Path = CONF) -> list[MethodSpec]:
     for key, value in given.items():
         if key not in defaults:
             raise ConfigError(f"methods: {name} has no setting {key!r}: {nearest(key, defaults)}")
-        if isinstance(value, Mapping) and "_target_" in value:
+        if _names_target(value):
             raise ConfigError(f"methods: {name}.{key}: _target_ belongs into conf/method alone")
     values = [
         value if isinstance(value, list) and not isinstance(defaults[key], list) else [value]
@@ -138,6 +138,13 @@ def expand_method(entry: Any, conf: Path = CONF) -> list[MethodSpec]:
     return [
         _spec(name, cls, defaults, dict(zip(given, chosen, strict=True))) for chosen in product(*values)
     ]
+
+
+def _names_target(value: Any) -> bool:
+    """Whether ``_target_``, which names what is to be imported, stands anywhere in a setting."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_names_target, value.values()))
+    return isinstance(value, list) and any(map(_names_target, value))
 
 
 @cache
