@@ -6,9 +6,11 @@ A store of 10,000 cells has millions of fields, so the annotations are turned in
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
+from sys import intern
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -141,3 +143,18 @@ def _shallow(value: Any, level: int = 0) -> bool:
             _text(name) and _shallow(item, level + 1) for name, item in value.items()
         )
     return True
+
+
+def packed(record: Any) -> Any:
+    """A sample made small: densities of layers as an array, one copy of texts that samples share."""
+    for name in ("uid", "task", "prompt_sha"):
+        object.__setattr__(record, name, intern(getattr(record, name)))
+    object.__setattr__(record, "kernels", _shared(tuple(record.kernels)))
+    if record.density_by_layer is not None:
+        object.__setattr__(record, "density_by_layer", array("d", record.density_by_layer))
+    return record
+
+
+@cache
+def _shared(names: tuple[str, ...]) -> list[str]:
+    return list(names)

@@ -9,10 +9,7 @@ another cell, is noticed.
 from __future__ import annotations
 
 import json
-from array import array
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from sys import intern
 from typing import Any, TypeVar
 
 from rr_bench.store.checks import (
@@ -22,6 +19,7 @@ from rr_bench.store.checks import (
     field_names,
     in_range,
     needed_fields,
+    packed,
     shown,
     wrong_field,
     wrong_type,
@@ -238,21 +236,7 @@ def read_line(
     if cell is not None and named != cell:
         raise RecordError(f"{where}: the line belongs to cell {named}, not {cell}")
     record = _record(SampleRecord, data, where)
-    return named, _lean(record) if lean else record
-
-
-def _lean(record: SampleRecord) -> SampleRecord:
-    for name in ("uid", "task", "prompt_sha"):
-        object.__setattr__(record, name, intern(getattr(record, name)))
-    object.__setattr__(record, "kernels", _shared(tuple(record.kernels)))
-    if record.density_by_layer is not None:
-        object.__setattr__(record, "density_by_layer", array("d", record.density_by_layer))
-    return record
-
-
-@cache
-def _shared(names: tuple[str, ...]) -> list[str]:
-    return list(names)
+    return named, packed(record) if lean else record
 
 
 def from_json(cls: type[Record], text: str, where: str) -> Record:
