@@ -228,6 +228,7 @@ def read_line(
     Raises:
         RecordError: not such a line, edited since it was written, or another cell's.
     """
+    text = text.rstrip("\n")
     inside = sealed_text(text)
     data = json_object(text if inside is None else inside, where)
     if inside is None and data.pop(CHECK, None) != checksum(data):
