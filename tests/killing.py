@@ -1,7 +1,7 @@
 """Kill a small sweep again and again and see that its store always comes out the same.
 
 ``python -m tests.killing <folder> every``: before and after each call of one sweep that reaches the
-operating system.
+operating system; ``every/9`` leaves out eight of nine.
 ``python -m tests.killing <folder> <n>``: at ``n`` random moments, two processes racing.
 """
 
@@ -140,8 +140,8 @@ def contents(out: Path) -> dict[str, StoredCell]:
     return {cell.info.key: cell for cell in cells}
 
 
-def every_call(folder: Path) -> int:
-    """Kill at every call and run again; how many kills there were."""
+def every_call(folder: Path, step: int) -> int:
+    """Kill at every ``step``-th call and run again; how many calls there were."""
     whole = folder / "whole"
     assert ended(forked(lambda: plain_sweep(whole))) == 0
     expected, call, out = contents(whole), 0, folder / "killed"
@@ -158,7 +158,7 @@ def every_call(folder: Path) -> int:
         status = ended(forked(run))
         assert status == 0, f"after a kill at call {call}: status {status}"
         assert contents(out) == expected, f"after a kill at call {call}"
-        call += 1
+        call += step
 
 
 def racing(folder: Path, kills: int, seed: int = 1) -> int:
@@ -193,4 +193,4 @@ def racing(folder: Path, kills: int, seed: int = 1) -> int:
 
 if __name__ == "__main__":
     place, how = Path(sys.argv[1]), sys.argv[2]
-    print(every_call(place) if how == "every" else racing(place, int(how)))
+    print(every_call(place, int(how[6:] or 1)) if how[:5] == "every" else racing(place, int(how)))
