@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.reading import StoredCell, read_store
 from rr_bench.store.records import SampleRecord
+from rr_bench.store.seal import sealed
 
 FULL = {"name": "full", "label": "full", "params": {}, "dense": True, "knob": None}
 RR = {
@@ -99,6 +101,12 @@ def open_cell(
         "dirty": True,
     }
     return (store or Store(out)).open_cell(everything, f"{method['label']}-{task}-{length}", info, env)
+
+
+def change_environment(folder: Path, **changes: Any) -> None:
+    """Give a stored cell another ``env.json``, with the checksum that fits."""
+    path = folder / "env.json"
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | changes)))
 
 
 def cells_of(out: str | Path) -> list[StoredCell]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rr_bench.report import write_report
-from tests.fabricate import FULL, RR, write_cell
+from tests.fabricate import FULL, RR, change_environment, write_cell
 
 
 def store(out: Path, **changes: Any) -> None:
     """Three cells of equal environment but for changes of the last."""
     for method, length in ((FULL, 4096), (FULL, 8192), (RR, 4096)):
-        path = write_cell(out, method, [1.0], length=length).folder / "env.json"
+        cell = write_cell(out, method, [1.0], length=length)
         if method is RR:
-            path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+            change_environment(cell.folder, **changes)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +48,7 @@ def test_sources_that_differ_are_said_and_equal_cells_say_nothing(tmp_path: Path
     store(tmp_path / "same", time="2030-01-01T00:00:00+00:00")
     assert "cells differ" not in write_report(tmp_path / "same").table
     for method, hashed in ((FULL, "aaaa"), (RR, "bbbb")):
-        path = write_cell(tmp_path / "other", method, [1.0]).folder / "env.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"sources": hashed}))
+        change_environment(write_cell(tmp_path / "other", method, [1.0]).folder, sources=hashed)
     table = write_report(tmp_path / "other").table
     assert "cells differ in sources: aaaa (1 cell), bbbb (1 cell)" in table
 

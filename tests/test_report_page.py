@@ -30,7 +30,15 @@ from rr_bench.report.tables import summarise
 from rr_bench.store.freeze import freeze
 from rr_bench.store.reading import StoredCell, read_store
 from rr_bench.store.records import CellInfo, SampleRecord
-from tests.fabricate import FULL, RR, open_cell, record, settings, write_cell
+from tests.fabricate import (
+    FULL,
+    RR,
+    change_environment,
+    open_cell,
+    record,
+    settings,
+    write_cell,
+)
 from tests.fabricate_latency import DEVICE, rows, write_latency
 
 LOADING = ("href", "src", "xlink:href")
@@ -166,9 +174,8 @@ def test_a_frozen_store_says_where_its_samples_are(pair: Path, tmp_path: Path) -
 
 def test_environment_and_command_are_at_the_bottom(pair: Path) -> None:
     for place, part in zip(sorted(pair.glob("cells/*/env.json")), ("1/2", "2/2"), strict=True):
-        env = json.loads(place.read_text())
         command = f"python -m rr_bench tasks=[json_kv] slice={part} samples=3"
-        place.write_text(json.dumps(env | {"command": command}))
+        change_environment(place.parent, command=command)
     page = page_of(pair)
     bottom = page[page.index('id="environment"') :]
     assert "<dt>device</dt><dd>cpu</dd>" in bottom and "abc with uncommitted changes" in bottom
@@ -230,7 +237,7 @@ def test_stores_that_say_little_have_a_page_that_says_so(tmp_path: Path, fill: A
 
 
 def test_500_cells_of_100_samples_stay_below_5_megabytes() -> None:
-    cells = [_big_cell(method, length) for length in range(1, 26) for method in range(20)]
+    cells = [_big_cell(method, length) for length in range(1001, 1026) for method in range(20)]
     data = sample_data(cells, frozen=False)
     shown = [len(cell["samples"]) for cell in data.cells.values()]
     assert min(shown) > 5 and max(shown) < 100 and data.room < 10_000
@@ -251,7 +258,7 @@ def test_500_cells_of_100_samples_stay_below_5_megabytes() -> None:
 def _big_cell(method: int, length: int) -> StoredCell:
     """100 samples of one method at one length, each with 60 words of output."""
     name = FULL if method == 0 else RR | {"label": f"rr(tau={method})", "params": {"tau": method}}
-    key = f"{method:03d}{length:03d}" + "0" * 58
+    key = f"{method:03d}{length:04d}" + "0" * 57
     info = CellInfo(
         key=key,
         label=f"{name['label']}-json_kv-{length}",
