@@ -15,7 +15,7 @@ from rr_bench.report.recovery import Recovery
 from rr_bench.report.series import points
 from rr_bench.report.table import Column, Table
 from rr_bench.report.verdict import Standing
-from tests.fabricate import FULL, RR, change_environment, write_cell
+from tests.fabricate import FULL, RR, change_environment, open_cell, record, write_cell
 
 COLUMNS = {
     "method": Column("who"),
@@ -107,3 +107,19 @@ def test_tables_are_written_in_three_formats(tmp_path: Path, name: str) -> None:
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {
         f"{name}.{end}" for end in ("csv", "md", "tex")
     }
+
+
+def test_multiple_choice_says_how_many_outputs_name_an_option(tmp_path: Path) -> None:
+    for method, named in ((FULL, [True, True]), (RR, [True, False])):
+        with open_cell(tmp_path, method) as cell:
+            for uid, one in enumerate(named):
+                cell.append(record(str(uid), 1.0, answered=one))
+            cell.finish(2)
+    report = write_report(tmp_path, pdf=False)
+    assert report.frame["answered"].tolist() == [100, 50]
+    assert "answered" in report.table and "| 50.0 " in (tmp_path / "summary.md").read_text()
+
+
+def test_other_stores_have_no_such_column(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    assert "answered" not in write_report(tmp_path, pdf=False).frame

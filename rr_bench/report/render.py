@@ -15,7 +15,7 @@ from rr_bench.report.recovery import RESAMPLES
 from rr_bench.report.series import MOST
 from rr_bench.report.style import length_label
 from rr_bench.report.table import tabulated
-from rr_bench.report.tables import COLUMNS, Summary
+from rr_bench.report.tables import ANSWERED, COLUMNS, Summary
 from rr_bench.report.verdict import enough, standings, verdict
 from rr_bench.store.cells import SHORT
 from rr_bench.store.redact import redact
@@ -38,7 +38,16 @@ _MARKDOWN = (
     *("recovery", "interval", "verdict", "density", "prefill_s", "speedup", "truncated", "failed"),
     *("kernel", "status", *_RUN_SIDE),
 )
-_PERCENT = ("score", "dense_score", "recovery", "recovery_lo", "recovery_hi", "density", "sparsity")
+_PERCENT = (
+    "score",
+    "dense_score",
+    "recovery",
+    "recovery_lo",
+    "recovery_hi",
+    "density",
+    "sparsity",
+    ANSWERED,
+)
 
 
 def definitions(margin: float) -> str:
@@ -122,6 +131,8 @@ def cell_table(frame: pd.DataFrame) -> pd.DataFrame:
     columns = (frame[name] for name in ("recovery", "recovery_lo", "recovery_hi"))
     table["recovery"] = [_with_ends(*row) for row in zip(*columns, strict=True)]
     table["density"] = [_text("density", value) for value in frame["density"]]
+    if ANSWERED in frame:
+        table[ANSWERED] = [_text(ANSWERED, value) for value in frame[ANSWERED]]
     if frame["failed"].fillna(0).gt(0).any():
         table["failed"] = [_text("failed", value) for value in frame["failed"]]
     if (frame["status"] != "done").any():

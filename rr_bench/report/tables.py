@@ -63,6 +63,9 @@ COLUMNS = tuple(MEANINGS)
 """Columns of ``summary.csv``, before those that vary in a store. Scores, recovery, density and
 sparsity are percent."""
 
+ANSWERED = "answered"
+"""Further column of stores with multiple choice: percent of samples whose output names an option."""
+
 _ORDER = ["setup", "task", "length", "_sparse", "_series"]
 
 _INTEGER = ("length", "n", "questions", "truncated", "failed", "seed")
@@ -126,7 +129,8 @@ def summarise(
     rows += [_missing_row(hole, identity) for hole in missing(shown, identity)]
     notes = [note for cell in shown for note in _failure_notes(cell)]
     notes += [*provenance(shown), *_version_notes(cells, replaced)]
-    return Summary(_frame(rows, identity.varying), shown, pairs, notes, refused, margin)
+    further = [ANSWERED] if any(ANSWERED in row for row in rows) else []
+    return Summary(_frame(rows, [*further, *identity.varying]), shown, pairs, notes, refused, margin)
 
 
 def _version_notes(cells: Sequence[StoredCell], replaced: Mapping[str, StoredCell]) -> list[str]:
@@ -163,6 +167,9 @@ def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
 
 def _row(cell: StoredCell, identity: Identity, found: Measured) -> dict[str, Any]:
     row = _identity(cell, identity, cell.info.task, cell.info.length)
+    named = [one.answered for one in cell.scored.values() if one.answered is not None]
+    if named:
+        row[ANSWERED] = 100 * sum(named) / len(named)
     return row | {
         "n": found.n,
         "questions": found.questions,
