@@ -118,3 +118,15 @@ class RequestStats:
         self.density = sum(self.density_by_layer) / len(self.density_by_layer)
         self.kernels = sorted({*self.kernels, *summary["kernels"]})
         self.passes += 1
+
+    def fields(self) -> dict[str, Any]:
+        """What a sample's record keeps of it."""
+        return {
+            "input_tokens": self.input_tokens,
+            "density": self.density,
+            "density_by_layer": self.density_by_layer or None,
+            "kernels": self.kernels,
+            "prefill_s": self.prefill_s,
+            "compiled": self.compiled,
+            "decode_s": self.decode_s,
+        }

@@ -221,13 +221,7 @@ class Session:
             "score": float(graded["score"]),
             "questions": len(requests),
             "output": "".join(str(int(greedy)) for _, greedy in answers) if nested else str(answers[0]),
-            "input_tokens": stats.input_tokens,
-            "density": stats.density,
-            "density_by_layer": stats.density_by_layer or None,
-            "kernels": stats.kernels,
-            "prefill_s": stats.prefill_s,
-            "compiled": stats.compiled,
-            "decode_s": stats.decode_s,
+            **stats.fields(),
         }
 
     def _load_task(self, cell: Cell) -> ConfigurableTask | VideoTask:

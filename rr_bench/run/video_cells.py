@@ -100,13 +100,7 @@ class VideoCells:
             **found,
             "video": shown,
             "score": float(graded["score"]),
-            "input_tokens": stats.input_tokens,
-            "density": stats.density,
-            "density_by_layer": stats.density_by_layer or None,
-            "kernels": stats.kernels,
-            "prefill_s": stats.prefill_s,
-            "compiled": stats.compiled,
-            "decode_s": stats.decode_s,
+            **stats.fields(),
         }
 
     def _video(self, doc: Mapping[str, Any]) -> tuple[VideoFacts, Seen]:
