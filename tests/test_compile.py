@@ -149,6 +149,7 @@ def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
     pointers = {"q_ptr": NAMES[dtype], "pooled_ptr": NAMES[dtype], "starts_ptr": "i64"}
     pointers |= {"scratch_ptr": "fp32", "scores_ptr": "fp32"}
+    constants["MAXIMUM"] = stride == 8
     build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride}
     constants |= {"TILE": pool_triton.POOL_STRIDES}

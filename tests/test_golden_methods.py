@@ -76,6 +76,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"alpha": 0.3, "sink": 0, "window": 0, "last_rows": 0, "min_budget": 3},
     ],
     "cosa": [{"topp": 0.6}, {"topp": 0.8, "stride": 16}],
+    "rr_plus": [
+        {"keys": "largest", "stride": 8},
+        {"keys": "spread", "over_samples": "sum"},
+        {"selector": "relative", "tau": 0.9},
+        {"tau": 0.5, "floor": 0.7, "offset": "reversed"},
+    ],
     "minference": [FEW, {**FEW, "ratio": 2.0}],
     "minference_native": [FEW],
     "streaming": [{"sink": 200, "window": 300}],

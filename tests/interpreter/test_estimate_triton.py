@@ -65,6 +65,7 @@ def test_logits_far_below_zero(kernel_device, poisoned):
         {"offset": "random", "layer": 3},
         {"offset": "head_layer", "layer": 3},
         {"offset": 5},
+        {"over_samples": "max"},
     ],
     ids=str,
 )

@@ -22,7 +22,7 @@ from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_qk
 from method.ops.rr_scores.key_sums import pool_keys_triton
 from method.ops.rr_scores.problem import Estimate
-from method.ops.rr_scores.torch import sample_starts
+from method.ops.rr_scores.torch import check_options, sample_starts
 from method.ops.triton_support import (
     Launch,
     capability,
@@ -88,12 +88,13 @@ def block_scores_kernel(
     q_ptr, pooled_ptr, starts_ptr, scratch_ptr, scores_ptr, stride_qb, stride_qh, stride_ql,
     members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, MAXIMUM: tl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs take the ``members * tiles`` tiles in turns, the longest first.
 
     ``PER = 128 / S``; ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks of ``BLOCK_N`` strides
-    fit into a program's scratch, which holds their block sums and behind them their maxima.
+    fit into a program's scratch, which holds their block sums and behind them their maxima. With
+    ``MAXIMUM`` a block's score is its largest mass of any sample, else their sum.
     """
     BLOCKS: tl.constexpr = BLOCK_N // PER
     dims = tl.arange(0, PADDED)
@@ -153,7 +154,8 @@ def block_scores_kernel(
             mass = tl.reshape(sums * weight[:, None], (BLOCK_M // PER, PER, BLOCKS))
             column += chunk * BLOCKS
             inside = (row < rows)[:, None] & (column < columns)[None, :]
-            tl.store(out[:, None] + column[None, :], tl.sum(mass, 1), mask=inside)
+            score = tl.max(mass, 1) if MAXIMUM else tl.sum(mass, 1)
+            tl.store(out[:, None] + column[None, :], score, mask=inside)
         tl.debug_barrier()
 
 
@@ -165,14 +167,15 @@ def block_scores_triton(
     stride: int,
     offset: str | int = "head",
     layer: int = 0,
+    over_samples: str = "sum",
     launch: Launch | None = None,
     hopper: bool | None = None,
 ) -> Tensor:
-    """Estimated attention mass of every (query row, key block), on the GPU.
+    """Estimated importance of every (query row, key block) by mean keys, on the GPU.
 
-    Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores`, for bf16,
-    fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's within about 1 part in
-    10^4.
+    Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores` with
+    ``keys="mean"``, for bf16, fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's
+    within about 1 part in 10^4.
 
     Args:
         query: ``[B, Hq, Lq, D]``.
@@ -181,14 +184,24 @@ def block_scores_triton(
         stride: ``S``.
         offset: which query of a stride is sampled.
         layer: index of the decoder layer.
+        over_samples: "sum" or "max".
         launch: settings of the portable kernel instead of the chip's own; for tuning.
-        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs.
+        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs and
+            sums. It has no maximum: the portable kernel runs there too.
 
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
     """
     check_qk(query, key)
+    check_options("mean", over_samples)
     check_triton(query, "block_scores_triton")
+    if hopper is None:
+        sixteen = query.dtype != torch.float32
+        hopper = capability(query.device) == 90 and sixteen and not launch and over_samples == "sum"
+    elif hopper and over_samples != "sum":
+        raise ValueError(
+            f"over_samples={over_samples!r}: the Hopper kernel only sums; leave hopper out"
+        )
     query = unit_stride(query)
     batch, heads, q_len, _ = query.shape
     shift = key.shape[2] - q_len
@@ -203,19 +216,17 @@ def block_scores_triton(
         stride,
         scale,
     )
-    if hopper is None:
-        hopper = capability(query.device) == 90 and query.dtype != torch.float32 and launch is None
     if hopper:
         # Imported here so that other chips need no Gluon.
         from method.ops.rr_scores.hopper import run_hopper
 
         run_hopper(estimate)
     else:
-        _run_portable(estimate, launch)
+        _run_portable(estimate, launch, maximum=over_samples == "max")
     return estimate.scores
 
 
-def _run_portable(estimate: Estimate, launch: Launch | None) -> None:
+def _run_portable(estimate: Estimate, launch: Launch | None, *, maximum: bool) -> None:
     query = estimate.query
     launch = launch or launch_for("estimate", capability(query.device), query.shape[3], query.dtype)
     sizes = estimate.sizes(SAMPLES)
@@ -227,6 +238,6 @@ def _run_portable(estimate: Estimate, launch: Launch | None) -> None:
         *sizes, room, estimate.factor,
         HEAD_DIM=query.shape[3], PADDED=padded_head(query.shape[3]), STRIDE=estimate.stride,
         PER=BLOCK // estimate.stride, BLOCK_M=SAMPLES, BLOCK_N=launch.block_n,
-        PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+        PRECISION="ieee" if query.dtype == torch.float32 else "tf32", MAXIMUM=maximum,
         num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=launch.max_registers,
     )  # fmt: skip

@@ -1,0 +1,161 @@
+"""RRAttention's samples with better keys, and a block as good as its keenest query says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from method.base import Knob, Method
+from method.blocks import BLOCK, BlockMask, causal_map
+from method.keep import RR_KEEP, KeepPolicy
+from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
+from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, block_scores
+from method.ops.top_p.torch import SELECTORS, select_mask
+
+RULES = (*SELECTORS, "relative")
+WITH_KERNEL = ("mean",)
+"""Keys that Triton kernels estimate by; for others PyTorch does on a GPU as well."""
+
+
+@dataclass(frozen=True)
+class RRPlus(Method):
+    """RRAttention changed where it loses most on real models; no paper's method: ours.
+
+    Rule. Of every stride of ``S`` tokens each head samples one query, and the heads take turns, as in
+    :class:`method.rr.RRAttention`. A sampled query gets a causal softmax over the keys themselves,
+    not over mean keys, and its probabilities are added up by key block. A key block is worth the
+    *largest* share that any sample of the query block gives it: a sum lets the queries that do not
+    care outvote the one that does. Per query block the best key blocks are kept until they hold a
+    share τ of the row's total worth. Sink, diagonal and the last query block's whole row are always
+    kept.
+
+    Worths are no probabilities: a row of them adds up to something between 1 and 128 / S, the less
+    its samples agree the more. τ is a share of that total, so that a row whose samples want different
+    blocks keeps more of them.
+
+    Cost per head: L² / S products and exponentials (``exact``), L² / S products and L² / S²
+    exponentials (``largest``), L² / S² products (``mean``), twice that (``spread``).
+
+    Presets. ``rr_plus`` is the precise one; ``rr_plus_fast`` costs as much as RRAttention and keeps
+    only the maximum over the samples.
+
+    Attributes:
+        tau: share of a row's worth to keep, in (0, 1]; under "relative" a block needs at least 1 - τ
+            of the best block's worth. 1 is dense exactly.
+        stride: ``S``, one of 4, 8, 16, 32, 64.
+        keys: "exact", "largest" (of each stride), "mean" (of each stride) or "spread"; see
+            :func:`method.ops.rr_scores.torch.block_scores`.
+        spread: standard deviations added under ``keys: spread``.
+        over_samples: "max" or "sum" over the samples of a query block.
+        selector: "top_p", "forced_first" or "released" (:mod:`method.ops.top_p.torch`), or
+            "relative", a threshold below the row's best block in place of a share.
+        floor: blocks that hold this share of the samples' *summed* probabilities, by "top_p", are kept
+            as well, so that a head that looks everywhere keeps its mass; 0 for none. The keys are
+            estimated a second time for it.
+        offset: as for :class:`method.rr.RRAttention`, "mean" apart.
+        estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
+
+    Raises:
+        ValueError: a setting is out of range or unknown.
+    """
+
+    paper_keep: ClassVar[KeepPolicy] = RR_KEEP
+    knob: ClassVar[Knob | None] = Knob("tau", 0.01, 1.0)
+
+    tau: float = 0.8
+    stride: int = 16
+    keys: str = "exact"
+    spread: float = 2.0
+    over_samples: str = "max"
+    selector: str = "top_p"
+    floor: float = 0.0
+    offset: str | int = "head"
+    estimator: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"rr_plus: tau={self.tau} is not in (0, 1], the share of worth to keep")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"rr_plus: floor={self.floor} is not in [0, 1], a share of mass")
+        if not self.spread >= 0:
+            raise ValueError(f"rr_plus: spread={self.spread} is negative")
+        if self.stride not in STRIDES:
+            raise ValueError(
+                f"rr_plus: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
+                f"(divisors of the block, {BLOCK})"
+            )
+        if self.estimator == "triton" and self.keys not in WITH_KERNEL:
+            raise ValueError(
+                f"rr_plus: estimator='triton' has no kernel for keys={self.keys!r} (it has for "
+                f"{', '.join(WITH_KERNEL)}); use estimator=auto"
+            )
+        for name, allowed in (
+            ("keys", KEYS),
+            ("over_samples", OVER_SAMPLES),
+            ("selector", RULES),
+            ("offset", (*OFFSETS, *range(self.stride))),
+            ("estimator", ESTIMATORS),
+        ):
+            if getattr(self, name) not in allowed:
+                names = ", ".join(map(str, allowed))
+                raise ValueError(f"rr_plus: {name}={getattr(self, name)!r} is not one of {names}")
+
+    def select(
+        self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy
+    ) -> BlockMask:
+        """Estimate, then select; see :meth:`method.base.Method.select`."""
+        batch, heads, q_len, _ = query.shape
+        k_len = key.shape[2]
+        if self.tau >= 1 or self.floor >= 1:
+            return BlockMask.causal(batch, heads, q_len, k_len, query.device)
+        worth = self.scores(query, key, scale=scale, layer=layer)
+        if self.selector == "relative":
+            mask = relative_mask(worth, q_len, k_len, least=1 - self.tau, keep=keep)
+        else:
+            mask = select_mask(worth, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
+        if not self.floor:
+            return mask
+        mass = self.scores(query, key, scale=scale, layer=layer, over_samples="sum")
+        wide = select_mask(mass, q_len, k_len, tau=self.floor, selector="top_p", keep=keep)
+        return BlockMask.from_map(mask.to_map() | wide.to_map(), q_len, k_len)
+
+    def scores(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        scale: float,
+        layer: int = 0,
+        over_samples: str | None = None,
+    ) -> Tensor:
+        """Block scores ``[B, Hq, rows, columns]``, from the estimator that ``estimator`` names.
+
+        ``over_samples`` replaces the setting of that name.
+        """
+        options: dict[str, Any] = {
+            "scale": scale,
+            "stride": self.stride,
+            "offset": self.offset,
+            "layer": layer,
+            "over_samples": over_samples or self.over_samples,
+        }
+        if self.keys not in WITH_KERNEL or not uses_triton(self.estimator, query):
+            return block_scores(query, key, keys=self.keys, spread=self.spread, **options)
+        # Imported here so that the method can be used where Triton is not installed.
+        from method.ops.rr_scores.triton import block_scores_triton
+
+        return block_scores_triton(query, key, **options)
+
+
+def relative_mask(
+    scores: Tensor, q_len: int, k_len: int, *, least: float, keep: KeepPolicy
+) -> BlockMask:
+    """Blocks with at least ``least`` of their row's best score, and those that ``keep`` names.
+
+    ``scores`` is ``[B, Hq, rows, columns]``, non-negative; a score of 0 is never kept for itself.
+    """
+    chosen = (scores >= least * scores.amax(-1, keepdim=True)) & (scores > 0)
+    chosen &= causal_map(q_len, k_len, scores.device)
+    return BlockMask.from_map(chosen | keep.forced(q_len, k_len, scores.device), q_len, k_len)
