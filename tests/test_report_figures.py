@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from rr_bench.report import figures, pareto, write_report
+from rr_bench.report.ablation import row_labels
 from rr_bench.report.load import natural
 from rr_bench.report.series import (
     MOST,
@@ -68,9 +69,22 @@ def test_many_methods_are_shown_without_controls_and_what_few_lengths_have() -> 
     (shown,) = main_lines(LENGTHS)
     assert set(shown) == {*RR_LINES, *OTHERS} - {OTHERS[-1]}
     of_rr, of_xattention = control_lines(STORE)
-    assert set(of_rr) == {*RR_LINES, *CONTROLS} and of_xattention == OTHERS[-2:]
+    assert of_rr == [BASE, *CONTROLS[:4], RR_LINES[1], CONTROLS[4]] and of_xattention == OTHERS[-2:]
     wanted = dict.fromkeys(CONTROLS[:4], BASE) | {CONTROLS[4]: RR_LINES[1], OTHERS[-1]: OTHERS[-2]}
     assert control_bases(STORE) == wanted
+    # What was calibrated to a density is another method, whose name lacks the knob.
+    assert control_bases([*STORE, "rr(selector=top_p) @ 25 %"]) == wanted
+
+
+def test_every_control_stands_below_its_base_however_many_there_are() -> None:
+    labels = [f"rr(tau={tau}{more})" for tau in range(4) for more in ("", ", a=1", ", a=2")]
+    labels += [f"new(size=1, b={i})" for i in range(9)] + ["new(size=1)"]
+    figures = control_lines(labels)
+    assert {label for names in figures for label in names} == set(labels)
+    assert all(len(names) <= MOST and set(control_bases(names)) != set(names) for names in figures)
+    drawn = {name: base for names in figures for name, base in control_bases(names).items()}
+    assert drawn == control_bases(labels)
+    assert row_labels(figures[0], control_bases(figures[0]))[:3] == ["rr (tau=0)", "a=1", "a=2"]
 
 
 def test_more_lines_than_one_figure_holds_go_on_in_the_next() -> None:

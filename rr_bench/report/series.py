@@ -72,15 +72,16 @@ def _neighbours(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def control_bases(labels: Iterable[str]) -> dict[str, str]:
     """Every control among the labels and the label that it varies.
 
-    Settings that all labels of a method name make no control of any.
+    Settings that all labels of a method name make no control of any. What follows the settings, such
+    as a density, makes a method of its own.
     """
     parts = {label: split_label(label) for label in labels}
-    shared: dict[str, set[str]] = {}
-    for name, settings, _ in parts.values():
-        shared[name] = shared.get(name, set(settings)) & set(settings)
+    shared: dict[tuple[str, str], set[str]] = {}
+    for name, settings, rest in parts.values():
+        shared[name, rest] = shared.get((name, rest), set(settings)) & set(settings)
     bases = {}
     for label, (name, settings, rest) in parts.items():
-        common = {key: value for key, value in settings.items() if key in shared[name]}
+        common = {key: value for key, value in settings.items() if key in shared[name, rest]}
         same = [other for other, found in parts.items() if found == (name, common, rest)]
         if same and common != settings:
             bases[label] = same[0]
@@ -103,17 +104,21 @@ def main_lines(lengths: Mapping[str, Collection[int]]) -> list[list[str]]:
 
 
 def control_lines(labels: Iterable[str]) -> list[list[str]]:
-    """Controls that :func:`main_lines` leaves out, with what they vary: one list per figure."""
+    """Controls that :func:`main_lines` leaves out, each behind what it varies: one list per figure."""
     every = list(labels)
     bases = control_bases(every) if len(every) > MOST else {}
-    families: dict[str, list[str]] = {}
-    for label in every:
-        if label in bases or label in bases.values():
-            name, _, rest = split_label(label)
-            families.setdefault(name + rest, []).append(label)
-    # What is varied comes first, in every part.
-    groups = [sorted(family, key=lambda one: one in bases) for family in families.values()]
-    return [part for family in groups for part in parts(family)]
+    figures: list[list[str]] = []
+    for base in dict.fromkeys(bases.values()):
+        # Of many controls some go on in the next figure, behind the same base.
+        for own in parts([label for label in every if bases.get(label) == base], MOST - 1):
+            name, _, rest = split_label(base)
+            last = figures[-1] if figures else []
+            alike = last and split_label(last[0])[::2] == (name, rest)
+            if alike and base not in last and len(last) + len(own) < MOST:
+                last += [base, *own]
+            else:
+                figures.append([base, *own])
+    return figures
 
 
 def density_lines(lines: Mapping[str, str]) -> list[list[str]]:
