@@ -32,12 +32,12 @@ def draw_ablations(rows: pd.DataFrame, album: Album, suffix: str) -> None:
     rows = rows[rows["recovery"].notna()]
     found = control_lines(rows["point"].astype(str).unique())
     controls = rows[rows["point"].isin(control_bases(name for names in found for name in names))]
-    counts = controls.groupby(["family", "task"])["point"].nunique()
+    counts = controls.groupby(["family", "task"])["point"].nunique().unstack()
     taken: dict[str, int] = {}
     for names in found:
         own = rows[rows["point"].isin(names)]
-        had = counts[str(own["family"].iloc[0])]
-        for task in had.index[had == had.max()]:
+        had = counts.loc[own["family"].iloc[0]]
+        for task in counts.columns[had == had.max()]:
             stem = f"ablation-{file_name(split_label(names[0])[0])}-{file_name(str(task))}"
             level = density_of(names[0])
             stem += f"-at_{level}" if level else ""
