@@ -11,12 +11,10 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map
 from method.keep import RR_KEEP, KeepPolicy
 from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
-from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, block_scores
+from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, WITH_KERNEL, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 RULES = (*SELECTORS, "relative")
-WITH_KERNEL = ("mean",)
-"""Keys that Triton kernels estimate by; for others PyTorch does on a GPU as well."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class RRPlus(Method):
             of the best block's worth. 1 is dense exactly.
         stride: ``S``, one of 4, 8, 16, 32, 64.
         keys: "exact", "largest" (of each stride), "mean" (of each stride) or "spread"; see
-            :func:`method.ops.rr_scores.torch.block_scores`.
+            :func:`method.ops.rr_scores.torch.block_scores`. "spread" has no Triton kernel: PyTorch
+            estimates by it on a GPU as well.
         spread: standard deviations added under ``keys: spread``.
         over_samples: "max" or "sum" over the samples of a query block.
         selector: "top_p", "forced_first" or "released" (:mod:`method.ops.top_p.torch`), or
@@ -146,7 +145,7 @@ class RRPlus(Method):
         # Imported here so that the method can be used where Triton is not installed.
         from method.ops.rr_scores.triton import block_scores_triton
 
-        return block_scores_triton(query, key, **options)
+        return block_scores_triton(query, key, keys=self.keys, **options)
 
 
 def relative_mask(

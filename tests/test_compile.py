@@ -16,6 +16,7 @@ from method.ops.block_energy import triton as energy_triton
 from method.ops.block_sparse import triton as sparse_triton
 from method.ops.block_sparse.hopper import HopperLaunch, shared_layout
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.rr_scores import exact as exact_triton
 from method.ops.rr_scores import hopper as estimate_hopper
 from method.ops.rr_scores import key_sums as pool_triton
 from method.ops.rr_scores import triton as estimate_triton
@@ -155,6 +156,25 @@ def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants |= {"TILE": pool_triton.POOL_STRIDES}
     pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
     build(pool_triton.pool_keys_kernel, chip, pointers, constants)
+
+
+@pytest.mark.parametrize(("chip", "dim"), [(80, 128), (90, 64), (90, 96), (90, 128), (100, 128)])
+def test_exact_kernels_compile(chip, dim):
+    tile, launch = exact_triton.launch_exact(chip, torch.bfloat16)
+    constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": 16, "TILE": tile}
+    constants |= {"PIECE": exact_triton.PIECE, "BLOCK": BLOCK, "GROUP": 16 if dim == 128 else 1}
+    constants |= {"PRECISION": "tf32"}
+    pointers = {"q_ptr": "bf16", "key_ptr": "bf16", "starts_ptr": "i64", "lse_ptr": "fp32"}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    if launch.max_registers:
+        options["maxnreg"] = launch.max_registers
+    compiled = build(exact_triton.sample_lse_kernel, chip, pointers, constants, **options)
+    if chip == 90:
+        assert "wgmma" in compiled.asm["ptx"]
+        assert 2 * compiled.metadata.shared <= SHARED[chip]  # two programs on a multiprocessor
+    constants = {"STRIDE": 16, "PER": 8, "CHUNK": 256, "BLOCK": BLOCK, "MAXIMUM": dim == 128}
+    pointers = {"lse_ptr": "fp32", "starts_ptr": "i64", "scores_ptr": "fp32"}
+    build(exact_triton.sample_shares_kernel, chip, pointers, constants)
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])

@@ -18,6 +18,9 @@ from method.ops.checks import check_qk
 
 OFFSETS = ("head", "reversed", "head_layer", "random")
 KEYS = ("mean", "spread", "exact", "largest")
+WITH_KERNEL = ("mean", "exact", "largest")
+"""Those of :data:`KEYS` that Triton kernels estimate by."""
+
 OVER_SAMPLES = ("sum", "max")
 _CHUNK_LOGITS = 1 << 22
 

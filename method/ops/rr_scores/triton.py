@@ -20,9 +20,10 @@ from torch import Tensor
 
 from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_qk
+from method.ops.rr_scores.exact import exact_scores_triton
 from method.ops.rr_scores.key_sums import pool_keys_triton
 from method.ops.rr_scores.problem import Estimate
-from method.ops.rr_scores.torch import check_options, sample_starts
+from method.ops.rr_scores.torch import WITH_KERNEL, check_options, sample_starts
 from method.ops.triton_support import (
     Launch,
     capability,
@@ -167,15 +168,16 @@ def block_scores_triton(
     stride: int,
     offset: str | int = "head",
     layer: int = 0,
+    keys: str = "mean",
     over_samples: str = "sum",
     launch: Launch | None = None,
     hopper: bool | None = None,
 ) -> Tensor:
-    """Estimated importance of every (query row, key block) by mean keys, on the GPU.
+    """Estimated importance of every (query row, key block), on the GPU.
 
-    Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores` with
-    ``keys="mean"``, for bf16, fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's
-    within about 1 part in 10^4.
+    Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores`, for bf16,
+    fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's within about 1 part in
+    10^4.
 
     Args:
         query: ``[B, Hq, Lq, D]``.
@@ -184,8 +186,10 @@ def block_scores_triton(
         stride: ``S``.
         offset: which query of a stride is sampled.
         layer: index of the decoder layer.
+        keys: "mean", "exact" or "largest", the latter two by :mod:`method.ops.rr_scores.exact`. For
+            "spread" there is no kernel.
         over_samples: "sum" or "max".
-        launch: settings of the portable kernel instead of the chip's own; for tuning.
+        launch: settings of the portable kernel for mean keys instead of the chip's own; for tuning.
         hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs and
             sums. It has no maximum: the portable kernel runs there too.
 
@@ -193,8 +197,15 @@ def block_scores_triton(
         fp32 ``[B, Hq, rows, columns]``.
     """
     check_qk(query, key)
-    check_options("mean", over_samples)
+    check_options(keys, over_samples)
     check_triton(query, "block_scores_triton")
+    if keys not in WITH_KERNEL:
+        raise ValueError(f"keys={keys!r} has no Triton kernel (supported: {', '.join(WITH_KERNEL)})")
+    if keys != "mean":
+        return exact_scores_triton(
+            query, key, scale=scale, stride=stride, offset=offset, layer=layer,
+            largest=keys == "largest", over_samples=over_samples,
+        )  # fmt: skip
     if hopper is None:
         sixteen = query.dtype != torch.float32
         hopper = capability(query.device) == 90 and sixteen and not launch and over_samples == "sum"
