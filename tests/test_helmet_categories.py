@@ -13,6 +13,7 @@ from rr_bench.report.categories import (
     column_value,
     data_notes,
 )
+from rr_bench.report.helmet_tables import OWN
 from rr_bench.report.paper import PAPER, paper_lines, published_categories
 from rr_bench.store.reading import read_store
 from rr_bench.tasks.helmet_table import DATASETS, HELMET_COLUMNS, RR_COLUMNS, Column
@@ -176,11 +177,36 @@ def test_published_figures_stand_beside_ones_own(tmp_path):
     write(tmp_path, "msmarco_rerank", [0.5], model=model)
     report = write_report(tmp_path)
     assert tmp_path / "figures" / "helmet_categories.png" in report.paths
+    six = pd.read_csv(tmp_path / "tables" / "helmet_six.csv")
+    sources = six["source"].str.partition(" ")[0].value_counts()
+    assert sources.to_dict() == {"HELMET": 5, "RRAttention": 4, "this": 2} and six["source"][0] == OWN
     page = (tmp_path / "categories.md").read_text()
     assert "rr(tau=0.95, stride=8): 56.24 at sparsity 48.68 %" in page
     assert len(published_categories(model)) == 35
     frame = category_frame(read_store(tmp_path)[0])
     assert len(paper_lines(frame)) == 4 and paper_lines(frame, tmp_path) == []
+
+
+def test_the_best_of_a_column_is_marked_where_the_interval_of_its_recovery_allows(tmp_path):
+    good, bad = ({**RR, "name": name, "label": name} for name in ("good", "bad"))
+    for name in [d.name for d in DATASETS.values() if d.category == "icl"]:
+        write(tmp_path, name, [1.0] * 12)
+        write(tmp_path, name, [1.0] * 11 + [0.0], method=good)
+        write(tmp_path, name, [1.0] * 6 + [0.0] * 6, method=bad)
+    for method in (FULL, good, bad):  # equal: nothing is best; of LongQA-2 one of two datasets
+        write(tmp_path, "msmarco_rerank", [0.5, 0.75], method=method)
+        write(tmp_path, "infbench_qa", [float(method is not bad)] * 9, method=method)
+    write(tmp_path, "infbench_choice", [1.0] * 9)
+    write_report(tmp_path)
+    lines = (tmp_path / "tables" / "helmet_six.md").read_text().splitlines()
+    assert [line.split("|")[3].strip() for line in lines if "| 8K " in line] == ["full", "bad", "good"]
+    assert sum(line.count("**91.7**") for line in lines) == sum("**" in x for x in lines[:9]) == 1
+    found = pd.read_csv(tmp_path / "tables" / "helmet_recovery.csv").set_index(["column", "method"])
+    assert found.loc[("ICL", "good"), "recovery"] == pytest.approx(100 * 11 / 12)
+    assert found.loc[("ICL", "good"), ["datasets", "n"]].tolist() == ["5/5", 60]
+    assert found.loc[("LongQA-2", "good"), "datasets"] == "1/2"
+    assert found.loc[("all", "bad"), ["datasets", "n"]].tolist() == ["7", 71]
+    assert set(found.index.get_level_values("column")) == {"ICL", "Re-rank", "LongQA-2", "all"}
 
 
 def test_published_official_values_give_the_release_average():

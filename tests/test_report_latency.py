@@ -148,6 +148,26 @@ def test_absent_columns_and_cases_timed_twice_are_refused(tmp_path: Path) -> Non
         read_latency(tmp_path)
 
 
+def test_the_fastest_is_bold_at_equal_density_where_percentiles_lie_apart(tmp_path: Path) -> None:
+    few, other = {"n": 3}, {"density": 0.5}
+    write_latency(
+        tmp_path,
+        [
+            *(dense("both", length) for length in (4096, 8192, 16384, 32768)),
+            *(row("both", RR, "hopper", n, 0.01, **more) for n, more in ((4096, {}), (8192, few))),
+            *(row("both", RR, "hopper", n, 0.01) for n in (16384, 32768)),
+            *(row("both", "streaming", "hopper", n, 0.1) for n in (4096, 8192)),
+            row("both", "streaming", "hopper", 16384, 0.0104),
+            row("both", "streaming", "hopper", 32768, 0.1, **other),
+        ],
+    )
+    write_report(tmp_path)
+    tables = [tmp_path / "tables" / f"latency_{name}-{MODEL}.md" for name in ("time", "speedup")]
+    time, speedup = (path.read_text() for path in tables)
+    assert [line.count("**0.01**") for line in time.splitlines() if RR in line] == [1]
+    assert time.split("- **")[0].count("**") == speedup.split("- **")[0].count("**") == 2
+
+
 def test_without_a_device_column_the_environment_names_it(tmp_path: Path) -> None:
     write_latency(tmp_path, [{**row("both", RR, "hopper", 8192, 1.0), "device": None}])
     assert read_latency(tmp_path).device == DEVICE

@@ -141,9 +141,21 @@ def test_the_recovery_of_a_run_is_drawn_by_video(tmp_path):
     (found,) = summary.frame[~summary.frame["dense"]].to_dict("records")
     assert found["recovery"] == 50 and found["recovery_hi"] - found["recovery_lo"] > 35
     assert "Video-MME" in (text := to_text(summary)) and "answered" in text
-    *_, scores, groups = headline.score_tables(summary)
-    assert (scores.name, groups.name) == ("video_mme", "video_mme_groups")
-    assert "rr(tau=0.95)" in scores.markdown() and "50.0 (" in scores.markdown()
+    *_, scores, counts, groups = headline.score_tables(summary)
+    names = "video_mme", "video_mme_durations", "video_mme_groups"
+    assert (scores.name, counts.name, groups.name) == names
+    assert scores.frame["method"].tolist() == ["full", "rr(tau=0.95)"] and "50.0 (" in scores.markdown()
+    assert scores.frame["sparsity"].tolist() == [50, 50]
+
+
+def test_the_best_sparse_method_is_marked_where_its_interval_lies_above_the_others(tmp_path):
+    write(tmp_path, [answer("short", i, 0, 1.0) for i in range(30)])
+    for name, right in (("a", 29), ("b", 12), ("c", 10)):
+        samples = [answer("short", i, 0, float(i < right)) for i in range(30)]
+        write(tmp_path, samples, {**RR, "name": name, "label": name})
+    scores, *_ = score_tables(cells_of(tmp_path))
+    assert scores.best == {(1, "short")} and scores.frame["method"].tolist() == ["full", "a", "b", "c"]
+    assert list(scores.text()) == ["method", "short", "sparsity", "source"]
 
 
 def test_published_scores_stand_beside_those_of_the_same_model(tmp_path):
@@ -153,10 +165,13 @@ def test_published_scores_stand_beside_those_of_the_same_model(tmp_path):
         for sample in samples:
             cell.append(sample)
         cell.finish(len(samples))
-    scores, _ = score_tables(cells_of(tmp_path))
-    assert "minference (adaptive budget 0.3): short 71.7, medium 62.3, long 55.2" in scores.caption
-    assert "model not named, rr (tau=0.95, stride=8): short 72.6" in scores.caption
-    assert "with subtitles" not in scores.caption
+    scores, *_ = score_tables(cells_of(tmp_path))
+    shown = scores.text().set_index("method")
+    assert shown.loc["minference(adaptive budget 0.3)"].tolist()[:4] == ["71.7", "62.3", "55.2", "63.1"]
+    published = shown.loc["rr(tau=0.95, stride=8)"]
+    assert published["short"] == "72.6" and published["sparsity"] == "34.7"
+    assert "model not named" in published["source"] and "subtitles" not in scores.markdown()
+    assert shown["source"].iloc[0] == "this store" and shown.index[0] == "full"
     album = Album(tmp_path / "figures")
     draw_video_mme(cells_of(tmp_path), album)
     assert list(album.pictures) == ["video_mme"]

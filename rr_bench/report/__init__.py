@@ -109,7 +109,7 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
     draw_figures(rows_of_figures(summary), album)
     draw_layers(summary.frame, summary.cells, album)
     draw_video_mme(summary.cells, album)
-    helmet = write_helmet(summary.cells, folder, album)
+    helmet = write_helmet(summary, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
     page = summary_page(summary, folder, helmet.table, helmet.notes)
     frame = select(summary.frame, keys)

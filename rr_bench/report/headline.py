@@ -8,7 +8,7 @@ import pandas as pd
 
 from rr_bench.report import video_mme
 from rr_bench.report.series import control_bases
-from rr_bench.report.table import Column, Table
+from rr_bench.report.table import Column, Table, best_caption
 from rr_bench.report.tables import Summary
 from rr_bench.report.verdict import Standing
 
@@ -158,9 +158,5 @@ def _equal_density(name: str, setup: str, levels: Sequence[Sequence[Standing]]) 
         if all(first.found.lo > other.found.hi for other in level if other is not first):
             best.add((lines.index(first.line), head))
     frame = pd.DataFrame([rows[line] for line in lines], columns=list(columns))
-    caption = (
-        "Bold: the best of a column, where its interval lies above all others."
-        if best
-        else "No interval of a column's best lies above all others."
-    )
-    return Table(name, f"Recovery at equal density, {setup}", frame, columns, caption, frozenset(best))
+    title = f"Recovery at equal density, {setup}"
+    return Table(name, title, frame, columns, best_caption(best), frozenset(best))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ from rr_bench.report.category_bars import draw_category_figures
 from rr_bench.report.drawing import Album
 from rr_bench.report.helmet_tables import helmet_tables
 from rr_bench.report.paper import paper_lines
+from rr_bench.report.tables import Summary
 from rr_bench.store.jsonl import StoreError, read_json
-from rr_bench.store.reading import StoredCell
 
 LEGEND = """\
 - A number is the unweighted mean over a category's datasets, printed only if all of them are complete;
@@ -50,14 +49,15 @@ class HelmetReport(NamedTuple):
     table: pd.DataFrame
 
 
-def write_helmet(cells: Sequence[StoredCell], folder: Path, album: Album) -> HelmetReport:
-    """Write ``categories.csv``, ``categories.md`` and the figure of a store.
+def write_helmet(summary: Summary, folder: Path, album: Album) -> HelmetReport:
+    """Write ``categories.csv``, ``categories.md``, the papers' tables and the figure of a store.
 
     Args:
-        cells: its current cells.
+        summary: of its current cells.
         folder: the store.
         album: takes the figure.
     """
+    cells = summary.cells
     if not applies(cells):
         return HelmetReport([], "", [], pd.DataFrame())
     frame = category_frame(cells)
@@ -72,7 +72,7 @@ def write_helmet(cells: Sequence[StoredCell], folder: Path, album: Album) -> Hel
     if notes:
         parts += ["## Data", "", *(f"- {note}" for note in notes), ""]
     paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    paths += [path for one in helmet_tables(frame, cells) for path in one.write(folder / "tables")]
+    paths += [path for one in helmet_tables(frame, summary) for path in one.write(folder / "tables")]
     draw_category_figures(frame, album)
     lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
     return HelmetReport(paths, "\n".join(lines), notes, table)

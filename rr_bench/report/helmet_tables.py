@@ -8,26 +8,36 @@ from typing import Any
 import pandas as pd
 
 from rr_bench.report.categories import AVERAGES, shown_here
+from rr_bench.report.helmet_recovery import best_places, column_recoveries, recovery_table
 from rr_bench.report.identity import Identity
 from rr_bench.report.load import natural
 from rr_bench.report.paper import published_averages, published_categories
 from rr_bench.report.style import length_label
 from rr_bench.report.table import Column, Table
+from rr_bench.report.tables import Summary
 from rr_bench.store.reading import StoredCell
 from rr_bench.tasks.helmet_table import HELMET_COLUMNS, RR_COLUMNS
 
 OWN = "this store"
 _MEAN = "mean"
+_CAPTION = (
+    "Bold: the best sparse method of a complete column at a length, where the interval of its recovery "
+    "(helmet_recovery) lies above all others. Rows of another source are the same model's, run "
+    "elsewhere on HELMET's own data."
+)
 
 
-def helmet_tables(frame: pd.DataFrame, cells: Sequence[StoredCell]) -> list[Table]:
-    """``helmet_six`` and ``helmet_seven``: a row per length and method, dense first, then their mean.
+def helmet_tables(frame: pd.DataFrame, summary: Summary) -> list[Table]:
+    """``helmet_six`` and ``helmet_seven``: a row per length and method, dense first, then their mean;
+    ``helmet_recovery`` with intervals.
 
     Args:
         frame: from :func:`rr_bench.report.categories.category_frame`.
-        cells: the cells behind it, for the sparsity.
+        summary: of the cells behind it.
     """
-    sparsity = _sparsity(cells)
+    sparsity = _sparsity(summary.cells)
+    found = column_recoveries(summary)
+    marked = best_places(found)
     tables = []
     for name, columns, average in zip(
         ("helmet_six", "helmet_seven"), (RR_COLUMNS, HELMET_COLUMNS), AVERAGES, strict=True
@@ -44,12 +54,14 @@ def helmet_tables(frame: pd.DataFrame, cells: Sequence[StoredCell]) -> list[Tabl
         }
         table = pd.DataFrame(rows, columns=list(heads))
         title = f"HELMET, {len(columns)} columns"
-        caption = (
-            "Nothing is marked as best: a column's mean over datasets has no interval here. Rows of "
-            "another source are the same model's, run elsewhere on HELMET's own data."
-        )
-        tables.append(Table(name, title, table, heads, caption))
-    return tables
+        best = {
+            (number, column)
+            for number, row in enumerate(rows)
+            for column in names
+            if (*row.get("_place", ()), column) in marked
+        }
+        tables.append(Table(name, title, table, heads, _CAPTION, frozenset(best)))
+    return [*tables, recovery_table(found)] if found else tables
 
 
 def _own(
@@ -71,6 +83,7 @@ def _own(
                 **{name: values[name] for name in names},
                 "sparsity": sparsity.get(place),
                 "source": OWN,
+                "_place": place,
                 "_order": (str(setup), length or 2**40, method != "full", natural(str(method))),
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,15 @@ import pandas as pd
 from rr_bench.report.latency import LEVELS, Latency, dense_lines, dense_name, methods_at
 from rr_bench.report.style import length_label
 from rr_bench.report.table import Column, Table
+
+Line = tuple[str, str, pd.DataFrame]
+"""Level, name and rows of a line of a table, one row per length."""
+
+_ALIKE = 0.02
+"""Difference of densities that count as equal."""
+
+_CALLS = 10
+"""Calls whose percentiles can tell two methods apart."""
 
 SHOWN = ("attention", "both", "layer", "prefill")
 
@@ -38,12 +47,36 @@ def speed_tables(latency: Latency) -> list[Table]:
             heads |= {length_label(one): Column(meaning, decimals, unit=unit) for one in lengths}
             table = pd.DataFrame([_row(*line, column) for line in lines], columns=list(heads))
             title = f"{'Speed-up' if unit else 'Time (ms)'} by length, {model} on {latency.device}"
-            tables.append(Table(f"latency_{name}-{model}", title, table, heads))
+            best = frozenset(_fastest(lines))
+            tables.append(Table(f"latency_{name}-{model}", title, table, heads, _caption(best), best))
     return tables
 
 
-def _lines(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Level, name and rows of every line, one row per length."""
+def _fastest(lines: Sequence[Line]) -> Iterator[tuple[int, str]]:
+    """Row and column of what is faster than everything else of its level and length, dense included.
+
+    Its 20th to 80th percentile lies below all others', of enough calls each; and all methods have one
+    density, since a time holds for its density.
+    """
+    timed = pd.concat([rows.assign(number=number) for number, (_, _, rows) in enumerate(lines)])
+    for _, own in timed.groupby(["level", "length"]):
+        sparse = own[own["method"] != "full"]
+        alike = sparse["density"].max() - sparse["density"].min() <= _ALIKE
+        first, *others = own.sort_values("median_ms").to_dict("records")
+        clear = all(first["p80_ms"] < one["p20_ms"] for one in others)
+        if len(sparse) > 1 and alike and clear and own["n"].min() >= _CALLS:
+            yield int(first["number"]), length_label(int(first["length"]))
+
+
+def _caption(best: Collection[object]) -> str:
+    which = (
+        f"at equal density, of {_CALLS} calls or more, where 20th to 80th percentiles do not overlap"
+    )
+    return f"{'Bold' if best else 'Nothing is bold, which would be'}: the fastest {which}."
+
+
+def _lines(rows: pd.DataFrame) -> Iterator[Line]:
+    """Every line, dense attention first."""
     for level in SHOWN:
         own = methods_at(rows, level)
         own = own[own["method"] != "mask"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,13 @@ class Table:
         for path, text in zip(paths, made.values(), strict=True):
             path.write_text(text, encoding="utf-8")
         return paths
+
+
+def best_caption(best: Collection[object]) -> str:
+    """What bold means in a table of intervals, or that nothing is bold."""
+    if best:
+        return "Bold: the best sparse method of a column, where its interval lies above all others."
+    return "Nothing is bold: no column's best sparse method has an interval above all others."
 
 
 def tabulated(text: pd.DataFrame, style: str, **options: Any) -> str:

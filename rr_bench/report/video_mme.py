@@ -17,7 +17,7 @@ from rr_bench.report.identity import Identity
 from rr_bench.report.load import natural
 from rr_bench.report.recovery import pooled
 from rr_bench.report.table import Column, Table
-from rr_bench.report.video_mme_paper import Asked, published_lines
+from rr_bench.report.video_mme_paper import Asked, Place, paper_table
 from rr_bench.store.reading import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, OVERALL, QUESTIONS, VIDEOS
@@ -43,9 +43,6 @@ COLUMNS = {
 
 RESAMPLES = 2000
 
-Place = tuple[str, str, int]
-"""Setup, method and length."""
-
 
 def asked(cells: Sequence[StoredCell]) -> dict[str, Asked]:
     """Model and whether there were subtitles, by setup, of the cells that answer Video-MME."""
@@ -62,7 +59,10 @@ def _is_question(sample: SampleRecord) -> bool:
 
 
 def answers(cells: Sequence[StoredCell]) -> dict[Place, list[SampleRecord]]:
-    """All answers of each setup and method at a length, whichever tasks asked, a question once."""
+    """All answers of each setup and method at a length, whichever tasks asked, a question once.
+
+    Dense attention comes first.
+    """
     identity = Identity(cells)
     found: dict[Place, dict[str, SampleRecord]] = defaultdict(dict)
     for cell in cells:
@@ -71,7 +71,7 @@ def answers(cells: Sequence[StoredCell]) -> dict[Place, list[SampleRecord]]:
         for sample in cell.samples:
             if _is_question(sample):
                 found[place][sample.labels["question_id"]] = sample
-    order = sorted(found, key=lambda place: (place[0], natural(place[1]), place[2]))
+    order = sorted(found, key=lambda one: (one[0], one[1] != "full", natural(one[1]), one[2]))
     return {place: sorted(found[place].values(), key=_official_order) for place in order}
 
 
@@ -138,21 +138,30 @@ def tally(samples: Sequence[SampleRecord], resamples: int = RESAMPLES) -> dict[s
 
 
 def score_tables(cells: Sequence[StoredCell]) -> list[Table]:
-    """Two tables: by duration and over all, and by everything else; none without Video-MME."""
+    """Three tables: as papers print it; by duration and over all with counts; by everything else.
+
+    None without Video-MME.
+    """
     models = asked(cells)
     if not models:
         return []
     frame = score_frame(cells)
     short = frame["by"].isin(("duration", OVERALL))
-    lines = published_lines(models.values())
-    caption = "\n".join(["Published, at other settings:", "", *lines]) if lines else ""
+    sparsity = {place: _sparsity(samples) for place, samples in answers(cells).items()}
     return [
-        _table("video_mme", "Video-MME", frame[short].drop(columns="by"), caption),
+        paper_table(frame[short], sparsity, models.values()),
+        _table("video_mme_durations", "Video-MME by duration", frame[short].drop(columns="by")),
         _table("video_mme_groups", "Video-MME by domain, sub-category and task type", frame[~short]),
     ]
 
 
-def _table(name: str, title: str, frame: pd.DataFrame, caption: str = "") -> Table:
+def _sparsity(samples: Sequence[SampleRecord]) -> float:
+    """Skipped share of the causal blocks, percent; NaN without a density."""
+    densities = [one.density for one in samples if one.density is not None]
+    return 100 - 100 * sum(densities) / len(densities) if densities else math.nan
+
+
+def _table(name: str, title: str, frame: pd.DataFrame) -> Table:
     one = {name for name in ("setup", "length") if frame[name].nunique() < 2}
     columns = {key: column for key, column in COLUMNS.items() if key in frame and key not in one}
-    return Table(name, title, frame[list(columns)].reset_index(drop=True), columns, caption)
+    return Table(name, title, frame[list(columns)].reset_index(drop=True), columns)

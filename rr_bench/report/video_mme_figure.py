@@ -15,11 +15,9 @@ from rr_bench.report.drawing import Album, interval_line, new_figure
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, method_styles
 from rr_bench.report.video_mme import asked, score_frame
-from rr_bench.report.video_mme_paper import published_scores
+from rr_bench.report.video_mme_paper import GROUPS, published_scores
 from rr_bench.store.reading import StoredCell
-from rr_bench.tasks.video_mme_table import DURATIONS, OVERALL
 
-GROUPS = (*DURATIONS, OVERALL)
 _PUBLISHED: dict[str, Any] = {"color": "#888888", "linestyle": (0, (2, 1.5)), "linewidth": 0.6}
 
 
