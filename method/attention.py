@@ -15,7 +15,7 @@ from method.ops.block_sparse.reference import reference_attention
 from method.ops.block_sparse.torch import block_sparse_torch
 from method.ops.dense import dense_prefill
 
-BACKENDS = ("auto", "hopper", "triton", "torch", "reference")
+BACKENDS = ("auto", "hopper", "triton", "fa4", "torch", "reference")
 
 VERSION = 1
 """Of the exact attention over kept blocks and its density; raise it when results change."""
@@ -25,8 +25,9 @@ def backend_for(backend: str, device: str, capability: str | None, dtype: str) -
     """The back end that ``backend`` means on a device.
 
     "auto" is the Hopper kernel for 16-bit inputs on a chip of compute capability 9.0, the portable
-    Triton kernel on any other CUDA device, and PyTorch elsewhere. Whether the kernel can run the
-    tensors (dtype, head size, interpreter) is checked by the kernel itself.
+    Triton kernel on any other CUDA device, and PyTorch elsewhere; "fa4", FlashAttention-4, is never
+    chosen. Whether the kernel can run the tensors (dtype, head size, interpreter) is checked by the
+    kernel itself.
 
     Args:
         backend: one of :data:`BACKENDS`.
@@ -80,7 +81,11 @@ def block_sparse_attention(
         return block_sparse_torch(query, key, value, mask, scale=scale)
     if name == "reference":
         return reference_attention(query, key, value, mask, scale=scale)[0]
-    # Imported here so that the other back ends work where Triton is not installed.
+    # Imported here so that the other back ends work where Triton or FlashAttention-4 is not installed.
+    if name == "fa4":
+        from method.ops.block_sparse.fa4 import block_sparse_fa4
+
+        return block_sparse_fa4(query, key, value, mask, scale=scale)
     if name == "hopper":
         from method.ops.block_sparse.hopper import block_sparse_hopper
 

@@ -15,6 +15,7 @@ from rr_bench import report
 from rr_bench.config.latency import LEVELS
 from rr_bench.config.schema import LatencySettings, ModelSettings, RunSettings
 from rr_bench.latency import experiment, gate
+from rr_bench.latency.baselines import RIVALS
 from rr_bench.latency.experiment import latency
 from rr_bench.plan.model_facts import Device
 from rr_bench.store.latency_table import COLUMNS, Row, read_rows
@@ -77,7 +78,7 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert ("attention", "full", "dense:cpu-flash") in done
     assert {row.model for row in rows if row.inputs == "probe"} == {"small"}
     reasons = {row.backend: row.reason for row in rows if row.status == "missing"}
-    assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["flex_attention"]
+    assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["fa4"]
     record = json.loads((Path(settings.out) / "env.json").read_text())
     assert record["device"] == "cpu" and record["groups"][f"both tiny {LENGTH}"]["complete"]
     assert record["groups"][f"both tiny {LENGTH}"]["commit"] == record["commit"]
@@ -184,7 +185,7 @@ def test_a_wrong_kernel_is_not_timed(make, monkeypatch):
     settings = make(levels=["attention"], captured=False)
     assert latency(settings) == 1
     rows = rows_of(settings)
-    masks = [row for row in rows if row.method == "mask" and row.backend != "flex_attention"]
+    masks = [row for row in rows if row.method == "mask" and row.backend not in RIVALS]
     assert len(masks) == 4
     for row in masks:
         assert row.median_ms is None and row.status in ("failed", "missing")

@@ -70,7 +70,7 @@ def test_files_do_not_change_when_rebuilt(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in write_report(tmp_path).paths} == before
 
 
-def test_kernel_rates_stand_beside_dense_and_flex_attention(tmp_path: Path) -> None:
+def test_kernel_rates_stand_beside_dense_and_the_kernels_of_others(tmp_path: Path) -> None:
     case = {"inputs": "mask", "density": 0.5}
     write_latency(
         tmp_path,
@@ -78,6 +78,7 @@ def test_kernel_rates_stand_beside_dense_and_flex_attention(tmp_path: Path) -> N
             row("attention", "full", "dense:cudnn", 8192, 1.0, inputs="mask", tflops=600),
             row("attention", "mask", "hopper", 8192, 0.6, tflops=570, **case),
             row("attention", "mask", "flex_attention", 8192, 0.9, tflops=380, **case),
+            row("attention", "mask", "fa4", 8192, 0.7, tflops=543, **case),
             row("attention", "mask", "hopper", 4096, 0.3, tflops=500, **case),
         ],
     )
@@ -90,12 +91,13 @@ def test_kernel_rates_stand_beside_dense_and_flex_attention(tmp_path: Path) -> N
         (line["backend"], line["length"]): (
             line["of strongest dense's rate"],
             line["of flex_attention's rate"],
+            line["of FA4 block-sparse's rate"],
         )
         for line in named
     }
-    assert ratios["hopper", "8192"] == ("0.95 cuDNN", "1.50")
-    assert ratios["hopper", "4096"] == ("–", "–")  # nothing to compare with
-    assert ratios["dense:cudnn", "8192"] == ("1.00 cuDNN", "–")
+    assert ratios["hopper", "8192"] == ("0.95 cuDNN", "1.50", "1.05")
+    assert ratios["hopper", "4096"] == ("–", "–", "–")  # nothing to compare with
+    assert ratios["dense:cudnn", "8192"] == ("1.00 cuDNN", "–", "–")
 
 
 def test_what_failed_is_named_and_never_drawn(tmp_path: Path) -> None:

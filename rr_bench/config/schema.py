@@ -88,7 +88,7 @@ class RunSettings:
     backend: str = setting(
         "auto",
         "kernel of the sparse executor: auto (hopper on capability 9.0, triton on other GPUs, torch "
-        "on a CPU), hopper, triton, torch, reference",
+        "on a CPU), hopper, triton, fa4 (FlashAttention-4, extra fa4), torch, reference",
         key=True,
     )
     dense_below: int = setting(

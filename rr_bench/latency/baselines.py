@@ -1,4 +1,4 @@
-"""What the shared kernel is compared with: dense attention back ends, and ``flex_attention``."""
+"""What the shared kernel is compared with: dense back ends, and other block-sparse kernels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask as FlexBlockMask
 from torch.nn.attention.flex_attention import flex_attention
 
 from method.blocks import BlockMask
+from method.ops.block_sparse.fa4 import ListsFA4, check_fa4
 from method.ops.dense import dense_prefill
 from rr_bench.store.environment import package_versions
 
@@ -122,18 +122,46 @@ def by_token(run: Callable[..., Any]) -> DenseAttend:
 
 
 def flex() -> Attend:
-    """PyTorch's compiled ``flex_attention`` on the same blocks.
-
-    Masks are converted on first use and kept, so that a timed call does not pay for it.
-    """
+    """PyTorch's compiled ``flex_attention`` on the same blocks."""
     compiled = torch.compile(flex_attention, dynamic=False)
+
+    def convert(mask: BlockMask) -> DenseAttend:
+        blocks = mask.to_flex()
+        return lambda q, k, v, scale: compiled(q, k, v, block_mask=blocks, scale=scale, enable_gqa=True)
+
+    return keeping(convert)
+
+
+def fa4() -> Attend:
+    """FlashAttention-4's block-sparse kernel on the same blocks.
+
+    Raises (at a call):
+        Absent: it is not installed, or cannot run the inputs.
+    """
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
+        try:
+            check_fa4(query)
+        except (ValueError, TypeError) as error:
+            raise Absent(str(error)) from error
+        return converted(query, key, value, mask, scale)
+
+    converted = keeping(ListsFA4)
+    return attend
+
+
+def keeping(convert: Callable[[BlockMask], DenseAttend]) -> Attend:
+    """Attention on masks that are converted on first use and kept: a timed call does not pay for it."""
     # The mask is held as well: its id stays its own as long as it lives.
-    masks: dict[int, tuple[BlockMask, FlexBlockMask]] = {}
+    masks: dict[int, tuple[BlockMask, DenseAttend]] = {}
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float) -> Tensor:
         if id(mask) not in masks:
-            masks[id(mask)] = mask, mask.to_flex()
-        blocks = masks[id(mask)][1]
-        return compiled(query, key, value, block_mask=blocks, scale=scale, enable_gqa=True)
+            masks[id(mask)] = mask, convert(mask)
+        return masks[id(mask)][1](query, key, value, scale)
 
     return attend
+
+
+RIVALS: dict[str, Callable[[], Attend]] = {"flex_attention": flex, "fa4": fa4}
+"""Block-sparse kernels of others, by their back end in the table."""

@@ -19,11 +19,11 @@ from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import (
     BASELINES,
     CPU,
+    RIVALS,
     Absent,
     Attend,
     DenseAttend,
     dense_attention,
-    flex,
 )
 from rr_bench.latency.gate import Gate, check_output, other_kernel, poison
 from rr_bench.latency.inputs import Inputs, attention_flops, dense_flops
@@ -173,25 +173,27 @@ def attention_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
 
 
 def mask_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
-    """The executor and ``flex_attention`` on random masks."""
+    """The executor and the kernels of others on random masks."""
     if bench.device.type == "cuda":
         # Every length is a compilation of its own, and PyTorch allows a function only so many.
         torch.compiler.reset()
-    compiled = flex()
+    rivals = {name: make() for name, make in RIVALS.items()}
 
     def by_executor(density: float) -> Prepared:
         mask, kernel = inputs.mask(density), bench.gate.kernel(inputs)
         return _on_mask(bench, inputs, mask, bench.gate.attend, kernel, density)
 
-    def by_flex(density: float) -> Prepared:
+    def by_rival(name: str, density: float) -> Prepared:
         if bench.device.type != "cuda":
-            raise Absent("flex_attention is compared on GPUs only")
-        return _on_mask(bench, inputs, inputs.mask(density), compiled, None, density)
+            raise Absent(f"{name} is compared on GPUs only")
+        return _on_mask(bench, inputs, inputs.mask(density), rivals[name], None, density)
 
     for density in bench.settings.latency.densities:
         row = bench.row(inputs, "attention", "mask", None, density, "mask")
         yield Candidate(row, partial(by_executor, density))
-        yield Candidate(replace(row, backend="flex_attention"), partial(by_flex, density))
+        for name in rivals:
+            if name != bench.settings.backend:
+                yield Candidate(replace(row, backend=name), partial(by_rival, name, density))
 
 
 def _on_mask(

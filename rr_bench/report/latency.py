@@ -35,6 +35,9 @@ DENSITY = 0.35
 INPUTS = ("replay", "probe", "random")
 """Inputs by preference: a figure of methods shows the first of these that its level has."""
 
+RIVALS = {"flex_attention": "flex_attention", "fa4": "FA4 block-sparse"}
+"""Block-sparse kernels of others, by their back end: names for people."""
+
 _DENSE_NAMES = {"cudnn": "cuDNN", "fa2": "FA2", "fa3": "FA3", "fa4": "FA4"}
 
 
@@ -203,10 +206,11 @@ def _first(rows: pd.DataFrame, where: dict[str, Any]) -> float | None:
 def kernel_names(masks: pd.DataFrame) -> pd.Series:
     """What a panel of rates is named after: back ends that the executor chose between are one kernel.
 
-    They are, unless one mask was timed on several of them; ``flex_attention`` stands alone always.
+    They are, unless one mask was timed on several of them; kernels of others stand alone always.
     """
-    own = masks[masks["backend"] != "flex_attention"]
+    others = masks["backend"].isin(list(RIVALS))
+    own = masks[~others]
+    names = masks["backend"].replace(RIVALS)
     if own.duplicated(["length", "density"]).any():
-        return masks["backend"]
-    together = " or ".join(sorted(own["backend"].unique()))
-    return masks["backend"].where(masks["backend"] == "flex_attention", together)
+        return names
+    return names.where(others, " or ".join(sorted(own["backend"].unique())))

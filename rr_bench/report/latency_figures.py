@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 from rr_bench.report.drawing import Album, legend_columns, length_axis, new_figure, part_suffix
 from rr_bench.report.latency import (
     LEVELS,
+    RIVALS,
     Latency,
     dense_lines,
     density_text,
@@ -175,7 +176,7 @@ def rate_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     masks = masks.assign(density=masks["density"].round(2), kernel=kernel_names(masks))
     if masks.empty:
         return None
-    kernels = sorted(masks["kernel"].unique(), key=lambda name: (name == "flex_attention", name))
+    kernels = sorted(masks["kernel"].unique(), key=lambda name: (name in RIVALS.values(), name))
     matmul = rows[(rows["level"] == "ceiling") & (rows["method"] == "matmul")].nlargest(1, "tflops")
     ceilings = dict(dense_lines(timed, "attention")) | ({"matmul": matmul} if len(matmul) else {})
     densities = sorted(masks["density"].unique(), reverse=True)

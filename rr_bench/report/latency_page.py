@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from rr_bench.report.environment import MACHINE, environment_lines, sessions
-from rr_bench.report.latency import LEVELS, Latency, strongest_text
+from rr_bench.report.latency import LEVELS, RIVALS, Latency, strongest_text
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
 from rr_bench.store.latency_table import DONE, FAILED, MISSING, STATUSES
@@ -132,13 +132,16 @@ def _sections(latency: Latency) -> Iterator[tuple[str, pd.DataFrame, Columns]]:
         yield f"{title}, {model}" if model else title, rows, columns
     for (model,), rows in _groups(done[kernel], ["model"]):
         dense = rows[rows["method"] == "full"].groupby("length")["tflops"].max()
-        flex = rows[rows["backend"] == "flex_attention"].set_index(["length", "density"])["tflops"]
         pairs = pd.MultiIndex.from_frame(rows[["length", "density"]])
-        ratios = {
-            "of_rate": rows["tflops"] / rows["length"].map(dense),
-            "of_flex": rows["tflops"].to_numpy() / flex.reindex(pairs).to_numpy(),
-        }
-        yield f"attention kernel on masks of set density, {model}", rows.assign(**ratios), _KERNEL
+        ratios, columns = {"of_rate": rows["tflops"] / rows["length"].map(dense)}, dict(_KERNEL)
+        for backend, name in RIVALS.items():
+            rival = rows[rows["backend"] == backend].set_index(["length", "density"])["tflops"]
+            if backend != "flex_attention" and rival.empty:
+                continue
+            ratios[backend] = rows["tflops"].to_numpy() / rival.reindex(pairs).to_numpy()
+            columns[f"of {name}'s rate"] = _number(backend, lambda value: f"{value:.2f}")
+        title = f"attention kernel on masks of set density, {model}"
+        yield title, rows.assign(**ratios), {**columns, **_ERROR, **_N}
 
 
 def _groups(frame: pd.DataFrame, names: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -225,9 +228,6 @@ _KERNEL: Columns = {
     **_TIME_COLUMNS,
     "TFLOP/s": _number("tflops", lambda value: f"{value:.0f}"),
     "of strongest dense's rate": _beside("of_rate", lambda value: f"{value:.2f}"),
-    "of flex_attention's rate": _number("of_flex", lambda value: f"{value:.2f}"),
-    **_ERROR,
-    **_N,
 }
 _CEILINGS: Columns = {
     "method": _text("method"),
