@@ -12,7 +12,7 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import antidiagonal_peaks
-from method.ops.checks import STRIDES
+from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class CoSA(Method):
         * Fewer queries than keys are supported, at absolute positions.
         * topp = 1 is dense exactly.
 
-    There is no Triton estimate yet: PyTorch's matrix product computes it on a GPU as well, so the
-    selection's time there is not the method's.
+    Blocks are ordered by PyTorch's sort on a GPU too, which its authors' kernel may do faster.
 
     Attributes:
         topp: share of the offers to keep, in (0, 1].
         stride: ``S``, one of 4, 8, 16, 32, 64.
+        estimator: "auto" (Triton on a GPU, PyTorch elsewhere), "triton" or "torch".
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range or unknown.
     """
 
     paper_keep: ClassVar[KeepPolicy] = KeepPolicy(sink=True, diagonal=True, last_row=False)
@@ -51,6 +51,7 @@ class CoSA(Method):
 
     topp: float = 0.95
     stride: int = 8
+    estimator: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.topp <= 1:
@@ -59,6 +60,10 @@ class CoSA(Method):
             raise ValueError(
                 f"cosa: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
                 f"(divisors of the block, {BLOCK})"
+            )
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"cosa: estimator={self.estimator!r} is not one of {', '.join(ESTIMATORS)}"
             )
 
     def select(
@@ -69,7 +74,7 @@ class CoSA(Method):
         k_len = key.shape[2]
         if self.topp >= 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
-        mass, best = antidiagonal_peaks(query, key, scale=scale, stride=self.stride)
+        mass, best = self.offers(query, key, scale=scale)
         first = keep.columns(q_len, k_len, query.device)
         seen = causal_map(q_len, k_len, query.device)
         order = ranking(mass, best, first, seen)
@@ -78,6 +83,15 @@ class CoSA(Method):
         taken = before < self.topp * ranked.sum(-1, keepdim=True)
         chosen = torch.zeros_like(taken).scatter_(-1, order, taken) & seen
         return BlockMask.from_map(chosen | keep.forced(q_len, k_len, query.device), q_len, k_len)
+
+    def offers(self, query: Tensor, key: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+        """See :func:`method.ops.antidiagonal.torch.antidiagonal_peaks`; by ``estimator``."""
+        if not uses_triton(self.estimator, query):
+            return antidiagonal_peaks(query, key, scale=scale, stride=self.stride)
+        # Imported here so that the method can be used where Triton is not installed.
+        from method.ops.antidiagonal.triton import antidiagonal_peaks_triton
+
+        return antidiagonal_peaks_triton(query, key, scale=scale, stride=self.stride)
 
 
 def ranking(mass: Tensor, best: Tensor, first: Tensor, seen: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from method.blocks import BLOCK
 from method.ops import lists as lists_triton
 from method.ops.antidiagonal import triton as antidiagonal_triton
+from method.ops.antidiagonal.torch import ALMOST_BEST
 from method.ops.pooled import triton as pooled_triton
 from method.ops.top_p import prefix as prefix_triton
 from method.ops.triton_support import padded_head
@@ -73,6 +74,7 @@ def antidiagonal(chip: int, dtype: torch.dtype, dim: int, stride: int, tma: bool
     constants = {"HEAD_DIM": dim, "STRIDE": stride, "PER": BLOCK // stride, "BLOCK_K": width}
     constants |= {"BLOCK_M": antidiagonal_triton.QUERY_STRIDES, "BLOCK_N": launch.block_n}
     constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32", "TMA": tma, "FAST": True}
+    constants["LARGEST"] = stride == 16
     whole = f"tensordesc<{NAMES[dtype]}[1, 1, {launch.block_n}, 1, {width}]>"
     pointers = {"q_ptr": NAMES[dtype], "keys_ptr": whole if tma else NAMES[dtype]}
     pointers |= {"tiles_ptr": "i32", "lse_ptr": "fp32"}
@@ -91,6 +93,10 @@ def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
         constants |= {"MAXIMUM": stride == 1}
         pointers = {"lse_ptr": "fp32", "scores_ptr": "fp32"}
         build(antidiagonal_triton.block_mass_kernel, chip, pointers, constants)
+    if chip == 90 and dim == 128 and stride == 8:
+        constants = {"PER": 16, "CHUNK": 128, "ALMOST": ALMOST_BEST}
+        pointers = {"peaks_ptr": "fp32", "mass_ptr": "fp32", "best_ptr": "i1"}
+        build(antidiagonal_triton.block_offers_kernel, chip, pointers, constants)
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128])

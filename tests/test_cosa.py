@@ -106,7 +106,11 @@ def test_a_block_is_kept_while_those_before_it_hold_less_than_the_share():
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"topp": 0}, r"topp=0 is not in \(0, 1\]"), ({"stride": 5}, "stride=5 is not one of 4, 8")],
+    [
+        ({"topp": 0}, r"topp=0 is not in \(0, 1\]"),
+        ({"stride": 5}, "stride=5 is not one of 4, 8"),
+        ({"estimator": "x"}, "estimator='x' is not one of auto, torch, triton"),
+    ],
 )
 def test_bad_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=f"cosa: {message}"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from method.ops.antidiagonal.torch import antidiagonal_peaks
+from method.ops.antidiagonal.triton import antidiagonal_peaks_triton
 from method.ops.block_energy.torch import block_energies
 from method.ops.block_energy.triton import block_energies_triton
 from method.ops.rr_scores.torch import block_scores
@@ -44,3 +46,14 @@ def test_energies_match_the_twin(case, dtype, poisoned):
     # The twin's mean keys are not rounded to 16 bits.
     seen = truth.isfinite()
     torch.testing.assert_close(energies[seen], truth[seen].float(), atol=2e-2, rtol=2e-2)
+
+
+@DTYPES
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_offers_match_the_twin(case, dtype, poisoned):
+    query, key, _ = tensors(case, dtype, "cuda")
+    mass, best = antidiagonal_peaks_triton(query, key, scale=0.2, stride=8)
+    truth, wanted = antidiagonal_peaks(query, key, scale=0.2, stride=8)
+    torch.testing.assert_close(mass, truth, atol=5e-5, rtol=5e-4)
+    # A block that is the best but for rounding may lie on either side.
+    assert float((best ^ wanted).sum() / wanted.sum()) < 1e-3

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from method.ops.antidiagonal import triton as antidiagonal_triton
-from method.ops.antidiagonal.torch import antidiagonal_scores
-from method.ops.antidiagonal.triton import antidiagonal_scores_triton, causal_tiles
+from method.ops.antidiagonal.torch import antidiagonal_peaks, antidiagonal_scores
+from method.ops.antidiagonal.triton import (
+    antidiagonal_peaks_triton,
+    antidiagonal_scores_triton,
+    causal_tiles,
+)
 from method.ops.triton_support import Launch
 from method.oracle import Oracle
 from method.xattention import XAttention
@@ -62,6 +66,16 @@ def test_tensor_descriptors_give_the_same(case, stride, kernel_device, poisoned)
     for launch in (Launch(128, 8, 3, tma=True), Launch(256, 8, 4, tma=True)):
         scores = antidiagonal_scores_triton(query, key, launch=launch, **options)
         torch.testing.assert_close(scores, truth, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case_stride", [*CASES[:4], CASES[6], CASES[8]], ids=str)
+def test_peaks_match_the_twin(case_stride, kernel_device, poisoned):
+    case, stride = case_stride
+    query, key, _ = tensors(case, torch.float16, kernel_device)
+    truth, best = antidiagonal_peaks(query, key, scale=0.2, stride=stride)
+    mass, found = antidiagonal_peaks_triton(query, key, scale=0.2, stride=stride)
+    torch.testing.assert_close(mass, truth, atol=5e-5, rtol=1e-4)
+    assert torch.equal(found, best)
 
 
 def test_heads_worked_on_in_turns_give_the_same(kernel_device, monkeypatch):

@@ -18,6 +18,9 @@ from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_qk
 
 REDUCTIONS = ("sum", "max")
+ALMOST_BEST = 1 - 1e-3
+"""Offer from which a block counts as a stride's best."""
+
 _CHUNK_LOGITS = 1 << 22
 
 
@@ -105,7 +108,7 @@ def antidiagonal_peaks(
         offers = by_block(offers, per).amax(-1).unflatten(2, (-1, per))
         width = offers.shape[-1]
         mass[:, :, first:last, :width] = offers.sum(3)
-        best[:, :, first:last, :width] = (offers >= 1 - 1e-3).any(3)
+        best[:, :, first:last, :width] = (offers >= ALMOST_BEST).any(3)
     return mass, best
 
 

@@ -1,8 +1,9 @@
-"""XAttention's estimate of block importance in Triton.
+"""XAttention's and CoSA's estimates of block importance in Triton.
 
 A matrix product over whole strides costs 1 / (2 S) of dense attention, too much to do it twice for
 a softmax in two passes. So the first kernel leaves one number for every (query stride, key block),
-the log-sum-exp of its logits, and the second one turns these into probabilities and block scores.
+the log-sum-exp of its logits, and the second one turns these into probabilities and block scores. For
+CoSA the number is the largest logit, and the second kernel makes offers of it.
 :mod:`method.ops.antidiagonal.torch` is the readable twin and explains the rule.
 """
 
@@ -10,6 +11,7 @@ the log-sum-exp of its logits, and the second one turns these into probabilities
 # mypy: disallow-untyped-defs=False
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from method.blocks import BLOCK, num_blocks
-from method.ops.antidiagonal.torch import check_reduction, stride_lag
+from method.ops.antidiagonal.torch import ALMOST_BEST, check_reduction, stride_lag
 from method.ops.checks import check_qk
 from method.ops.triton_support import (
     Launch,
@@ -94,20 +96,27 @@ def _sums_by_block(
 
 
 @triton.jit
+def _largest_by_block(logits, BLOCKS: tl.constexpr, PER: tl.constexpr):
+    """Largest of each ``PER`` columns of ``[M, BLOCKS * PER]``, -inf for nothing seen."""
+    return tl.max(tl.reshape(logits, (logits.shape[0], BLOCKS, PER)), 2)
+
+
+@triton.jit
 def block_lse_kernel(
     q_ptr, keys_ptr, tiles_ptr, lse_ptr,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
     first, heads, group, q_len, k_len, lag, q_strides, k_strides, columns, factor,
     HEAD_DIM: tl.constexpr, STRIDE: tl.constexpr, PER: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr,
-    FAST: tl.constexpr,
+    FAST: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(tiles, heads of this call)``; ``PER = 128 / S`` strides per block.
 
-    Writes the base-2 log-sum-exp of every query stride over each key block of the tile,
-    ``[heads of this call, q_strides, columns]``. With ``TMA`` the keys are a descriptor of
-    ``[B, Hkv, strides, S, D]`` with blocks of one token of many strides, instead of a pointer. Queries
-    are not: a tile that had to be reshaped would reach the tensor cores by way of registers.
+    Writes the base-2 log-sum-exp of every query stride over each key block of the tile, or the
+    ``LARGEST`` logit, ``[heads of this call, q_strides, columns]``. With ``TMA`` the keys are a
+    descriptor of ``[B, Hkv, strides, S, D]`` with blocks of one token of many strides, instead of a
+    pointer. Queries are not: a tile that had to be reshaped would reach the tensor cores by way of
+    registers.
     """
     tile_m = tl.load(tiles_ptr + 2 * tl.program_id(0))
     tile_n = tl.load(tiles_ptr + 2 * tl.program_id(0) + 1)
@@ -137,10 +146,13 @@ def block_lse_kernel(
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     last = tile_n * BLOCK_N + BLOCK_N - 1
-    if (last <= tile_m * BLOCK_M + lag) & (last < k_strides):
+    seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
+    if LARGEST:
+        logits = tl.where(seen, dots * factor, float("-inf"))
+        lse = _largest_by_block(logits, BLOCK_N // PER, PER)
+    elif (last <= tile_m * BLOCK_M + lag) & (last < k_strides):
         lse = _sums_by_block(dots * factor, BLOCK_N // PER, PER, False, FAST)
     else:
-        seen = (cols[None, :] <= rows[:, None] + lag) & (cols < k_strides)[None, :]
         logits = tl.where(seen, dots * factor, float("-inf"))
         lse = _sums_by_block(logits, BLOCK_N // PER, PER, True, FAST)
     # lse is [BLOCK_M, blocks of the tile].
@@ -184,6 +196,37 @@ def block_mass_kernel(
         share = tl.where(real[:, None], tl.exp2(part - total[:, None]), 0.0)
         result = tl.max(share, 0) if MAXIMUM else tl.sum(share, 0)
         tl.store(out + at, result, mask=at < reach)
+
+
+@triton.jit
+def block_offers_kernel(
+    peaks_ptr, mass_ptr, best_ptr, first, lag, q_strides, rows, columns,
+    PER: tl.constexpr, CHUNK: tl.constexpr, ALMOST: tl.constexpr,
+):  # fmt: skip
+    """Grid ``(rows, heads of this call)``: offers summed over a row's strides, and where the best are.
+
+    Reads the largest logits that ``block_lse_kernel`` left; ``ALMOST`` is what counts as the best.
+    """
+    row = tl.program_id(0)
+    stride = row * PER + tl.arange(0, PER)
+    real = stride < q_strides
+    start_of = tl.program_id(1).to(tl.int64) * q_strides + stride.to(tl.int64)[:, None]
+    peaks = peaks_ptr + start_of * columns
+    # Key blocks that each stride sees.
+    blocks = tl.where(real, tl.minimum((stride + lag) // PER + 1, columns), 0)
+    top = tl.full([PER], float("-inf"), tl.float32)
+    for start in range(0, tl.max(blocks, 0), CHUNK):
+        at = start + tl.arange(0, CHUNK)
+        part = tl.load(peaks + at[None, :], mask=at[None, :] < blocks[:, None], other=float("-inf"))
+        top = tl.maximum(top, tl.max(part, 1))
+    top = tl.where(real, top, 0.0)
+    out = ((first + tl.program_id(1)).to(tl.int64) * rows + row) * columns
+    for start in range(0, columns, CHUNK):
+        at = start + tl.arange(0, CHUNK)
+        part = tl.load(peaks + at[None, :], mask=at[None, :] < blocks[:, None], other=float("-inf"))
+        offer = tl.exp2(part - top[:, None])
+        tl.store(mass_ptr + out + at, tl.sum(offer, 0), mask=at < columns)
+        tl.store(best_ptr + out + at, tl.max(offer, 0) >= ALMOST, mask=at < columns)
 
 
 def causal_tiles(q_strides: int, k_strides: int, lag: int, block_n: int) -> Tensor:
@@ -252,21 +295,58 @@ def antidiagonal_scores_triton(
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
     """
-    check_qk(query, key)
     check_reduction(reduction)
-    check_triton(query, "antidiagonal_scores_triton")
+    rows, columns = num_blocks(query.shape[2]), num_blocks(key.shape[2])
+    # Zeros, because blocks above the diagonal are never visited.
+    scores = query.new_zeros(*query.shape[:2], rows, columns, dtype=torch.float32)
+    lag, per = stride_lag(query.shape[2], key.shape[2], stride), BLOCK // stride
+    for first, lse in _by_stride(query, key, scale, stride, launch, largest=False):
+        block_mass_kernel[(rows, lse.shape[0])](
+            lse, scores, first, lag, lse.shape[1], rows, columns,
+            PER=per, CHUNK=max(32, 2048 // per), MAXIMUM=reduction == "max",
+        )  # fmt: skip
+    return scores
+
+
+def antidiagonal_peaks_triton(
+    query: Tensor, key: Tensor, *, scale: float, stride: int, launch: Launch | None = None
+) -> tuple[Tensor, Tensor]:
+    """What each key block offers every query stride at best, and where a stride has its best.
+
+    Same arguments, errors and result as :func:`method.ops.antidiagonal.torch.antidiagonal_peaks`; see
+    :func:`antidiagonal_scores_triton` for what it can run on.
+    """
+    rows, columns = num_blocks(query.shape[2]), num_blocks(key.shape[2])
+    mass = query.new_empty(*query.shape[:2], rows, columns, dtype=torch.float32)
+    best = torch.empty_like(mass, dtype=torch.bool)
+    lag, per = stride_lag(query.shape[2], key.shape[2], stride), BLOCK // stride
+    for first, peaks in _by_stride(query, key, scale, stride, launch, largest=True):
+        block_offers_kernel[(rows, peaks.shape[0])](
+            peaks, mass, best, first, lag, peaks.shape[1], rows, columns,
+            PER=per, CHUNK=max(32, 2048 // per), ALMOST=ALMOST_BEST,
+        )  # fmt: skip
+    return mass, best
+
+
+def _by_stride(
+    query: Tensor, key: Tensor, scale: float, stride: int, launch: Launch | None, *, largest: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Log-sum-exps (or largest logits) by query stride and key block, for some heads at a time.
+
+    Yields the first head of all batches' heads, and fp32 ``[heads, query strides, columns]`` in memory
+    that the next step overwrites.
+    """
+    check_qk(query, key)
+    check_triton(query, "the antidiagonal estimate")
     query, key = unit_stride(query), unit_stride(key)
     batch, heads, q_len, dim = query.shape
-    k_len, per = key.shape[2], BLOCK // stride
-    rows, columns = num_blocks(q_len), num_blocks(k_len)
+    k_len, columns = key.shape[2], num_blocks(key.shape[2])
     q_strides, k_strides = -(-q_len // stride), -(-k_len // stride)
     lag, width = stride_lag(q_len, k_len, stride), inner_step(dim, query.dtype)
     launch = launch or launch_antidiagonal(capability(query.device), query.dtype)
     tiles = device_tiles(q_strides, k_strides, lag, launch.block_n, query.device)
     tma = launch.tma and k_len % stride == 0
     keys = stride_descriptor(key, stride, launch.block_n, width) if tma else key
-    # Zeros, because blocks above the diagonal are never visited.
-    scores = query.new_zeros(batch, heads, rows, columns, dtype=torch.float32)
     together = min(batch * heads, max(1, _CHUNK_SUMS // (q_strides * columns)))
     lse = query.new_empty(together, q_strides, columns, dtype=torch.float32)
     for first in range(0, batch * heads, together):
@@ -275,13 +355,10 @@ def antidiagonal_scores_triton(
             query, keys, tiles, lse, *query.stride()[:3], *key.stride()[:3],
             first, heads, heads // key.shape[1], q_len, k_len, lag, q_strides, k_strides, columns,
             scale * LOG2_E / stride,
-            HEAD_DIM=dim, STRIDE=stride, PER=per, BLOCK_M=QUERY_STRIDES, BLOCK_N=launch.block_n,
-            BLOCK_K=width, PRECISION="ieee" if query.dtype == torch.float32 else "tf32", TMA=tma,
-            FAST=not interpreting(),
+            HEAD_DIM=dim, STRIDE=stride, PER=BLOCK // stride, BLOCK_M=QUERY_STRIDES,
+            BLOCK_N=launch.block_n, BLOCK_K=width,
+            PRECISION="ieee" if query.dtype == torch.float32 else "tf32", TMA=tma,
+            FAST=not interpreting(), LARGEST=largest,
             num_warps=launch.num_warps, num_stages=launch.num_stages,
         )  # fmt: skip
-        block_mass_kernel[(rows, members)](
-            lse, scores, first, lag, q_strides, rows, columns,
-            PER=per, CHUNK=max(32, 2048 // per), MAXIMUM=reduction == "max",
-        )  # fmt: skip
-    return scores
+        yield first, lse[:members]
