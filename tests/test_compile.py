@@ -158,7 +158,7 @@ def test_estimate_kernels_compile(chip, dtype, dim, stride):
     build(pool_triton.pool_keys_kernel, chip, pointers, constants)
 
 
-@pytest.mark.parametrize(("chip", "dim"), [(80, 128), (90, 64), (90, 96), (90, 128), (100, 128)])
+@pytest.mark.parametrize(("chip", "dim"), [(80, 128), (90, 96), (90, 128)])
 def test_exact_kernels_compile(chip, dim):
     tile, launch = exact_triton.launch_exact(chip, torch.bfloat16)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": 16, "TILE": tile}
@@ -172,9 +172,10 @@ def test_exact_kernels_compile(chip, dim):
     if chip == 90:
         assert "wgmma" in compiled.asm["ptx"]
         assert 2 * compiled.metadata.shared <= SHARED[chip]  # two programs on a multiprocessor
-    constants = {"STRIDE": 16, "PER": 8, "CHUNK": 256, "BLOCK": BLOCK, "MAXIMUM": dim == 128}
-    pointers = {"lse_ptr": "fp32", "starts_ptr": "i64", "scores_ptr": "fp32"}
-    build(exact_triton.sample_shares_kernel, chip, pointers, constants)
+    if dim == 96:
+        constants = {"STRIDE": 16, "PER": 8, "CHUNK": 256, "BLOCK": BLOCK, "MAXIMUM": True}
+        pointers = {"lse_ptr": "fp32", "starts_ptr": "i64", "scores_ptr": "fp32"}
+        build(exact_triton.sample_shares_kernel, chip, pointers, constants)
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])

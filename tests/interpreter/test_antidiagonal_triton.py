@@ -68,7 +68,7 @@ def test_tensor_descriptors_give_the_same(case, stride, kernel_device, poisoned)
         torch.testing.assert_close(scores, truth, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case_stride", [*CASES[:4], CASES[6], CASES[8]], ids=str)
+@pytest.mark.parametrize("case_stride", [CASES[0], CASES[3], CASES[6]], ids=str)
 def test_peaks_match_the_twin(case_stride, kernel_device, poisoned):
     case, stride = case_stride
     query, key, _ = tensors(case, torch.float16, kernel_device)

@@ -27,13 +27,11 @@ KINDS = [
 # Ragged ends, shifts that are not whole strides, rows without a sample, more blocks than a piece takes.
 CASES = [
     (Case(1, 1, group=4, dim=64), 4),
-    (Case(127, 127, group=3, dim=96), 8),
     (Case(128, 128, group=2, dim=128), 16),
-    (Case(129, 129, group=1, dim=64, kv_heads=2), 32),
-    (Case(400, 400, group=1, dim=64, kv_heads=2, batch=2), 16),
+    (Case(129, 129, group=1, dim=64, kv_heads=2, batch=2), 32),
     (Case(257, 700, group=3, dim=64), 64),
-    (Case(200, 333, group=2, dim=96), 4),
-    (Case(150, 4500, group=2, dim=64), 16),
+    (Case(200, 333, group=2, dim=96), 8),
+    (Case(150, 4500, group=1, dim=64), 16),
 ]
 
 
@@ -49,7 +47,7 @@ def test_scores_match_the_twin(case, stride, keys, over_samples, dtype, kernel_d
 
 
 def test_logits_far_below_zero(kernel_device, poisoned):
-    query, key, _ = tensors(Case(700, 700, group=2), torch.float16, kernel_device)
+    query, key, _ = tensors(Case(300, 300), torch.float16, kernel_device)
     query, key = query.abs() + 1, -key.abs() - 1
     options = {"scale": 0.2, "stride": 16, "keys": "exact", "over_samples": "max"}
     truth = block_scores(query, key, **options)
@@ -57,15 +55,15 @@ def test_logits_far_below_zero(kernel_device, poisoned):
 
 
 def test_heads_are_taken_a_few_at_a_time(kernel_device, poisoned, monkeypatch):
-    query, key, _ = tensors(Case(500, 500, group=5), torch.float16, kernel_device)
+    query, key, _ = tensors(Case(200, 200, group=3), torch.float16, kernel_device)
     options = {"scale": 0.2, "stride": 16, "keys": "largest", "over_samples": "max", "offset": "random"}
     whole = block_scores_triton(query, key, **options)
-    monkeypatch.setattr(exact, "_ROOM", 2 * 4 * 8 * 4)
+    monkeypatch.setattr(exact, "_ROOM", 2 * 2 * 2 * 8)
     assert torch.equal(block_scores_triton(query, key, **options), whole)
 
 
 def test_both_estimators_choose_the_same_blocks(kernel_device):
-    query, key, _ = tensors(Case(1000, 1000, group=2), device=kernel_device)
+    query, key, _ = tensors(Case(500, 500, group=2), device=kernel_device)
     masks = [
         RRPlus(estimator=estimator).select(query, key, scale=0.25, layer=0, keep=RR_KEEP).to_map()
         for estimator in ("torch", "triton")
