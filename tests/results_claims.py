@@ -1,0 +1,242 @@
+"""What README and the pages of results/ say of the records, with its numbers from the committed tables.
+
+A claim is a text of a page with its numbers filled in from ``summary.csv``, ``latency.csv`` or a table.
+``tests/test_results_pages.py`` wants each of them in its page, word for word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pandas as pd
+
+from rr_bench.report.latency import read_latency
+from tests.source import ROOT
+
+README = "README.md"
+QWEN = "results/qwen25_coder_15b"
+VIDEO = "results/video_probe"
+K = 1024
+LENGTHS = (4 * K, 8 * K, 16 * K, 32 * K)
+LINES = {
+    "rr, released": "rr",
+    "rr, forced_first": "rr(selector=forced_first)",
+    "rr, top_p": "rr(selector=top_p)",
+    "minference, native": "minference_native(patterns=qwen25_coder_15b)",
+    "flexprefill": "flexprefill_no_minimum",
+    "oracle, mass": "oracle",
+    "oracle, maximum": "oracle_max",
+}
+"""Names of a page's rows that are not those of the store ..."""
+VIDEO_LINES = LINES | {
+    "flexprefill": "flexprefill",
+    "minference, native": "minference_native(vertical_size=30, slash_size=200)",
+    "minference, projected": "minference(vertical_size=30, slash_size=200)",
+    "minference, native, 30 columns and 200 diagonals": (
+        "minference_native(vertical_size=30, slash_size=200, ratio=1.0)"
+    ),
+}
+CONSTANTS = re.compile(
+    r"Qwen2\.5-Coder-1\.5B-Instruct|two H100|One H200|\bτ 0\.\d+|\bLlama-3\.1-8B|Qwen2\.5-7B|"
+    r"32 query and 8 KV heads of 128, bf16, batch 1|\b\d+K\b|FlashAttention-\d|stride 8|"
+    r"density 0\.2 / 0\.35 / 0\.5|density (0\.35|of 35 %)|at 20, 35 and 50 %|at 35 and 50 %; at 20 %|"
+    r"capability 9\.0|2\.4 times as fast at 128K|more than 99 % of the score"
+)
+"""Settings, names, and what papers claim: no results."""
+
+
+@cache
+def table(path: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / path)
+
+
+def cell(store: str, name: str, length: int, task: str = "") -> pd.Series:
+    """A row of a store's summary, by the method's series or by what it was calibrated to."""
+    frame = table(f"{store}/summary.csv")
+    frame = frame[(frame["length"] == length) & (frame["task"] == (task or frame["task"].iloc[0]))]
+    (found,) = [row for _, row in frame.iterrows() if name in (row["series"], row["point"])]
+    return found
+
+
+def shown(row: pd.Series, density: bool = True) -> str:
+    """Recovery, interval and density as the pages' tables print them."""
+    value, low, high = (f"{row[name]:.0f}" for name in ("recovery", "recovery_lo", "recovery_hi"))
+    ends = "" if value == low == high and "video" in row["task"] else f" ({low}–{high})"
+    return f"{value}{ends}" + (f" @ {row['density']:.0f}" if density else "")
+
+
+def at(level: int, line: str, length: int, store: str = f"{QWEN}/equal_density") -> pd.Series:
+    return cell(store, f"{line} @ {level} %", length)
+
+
+@cache
+def latency() -> pd.DataFrame:
+    rows = read_latency(ROOT / "results/latency_h200").done
+    return rows[rows["model"] == "llama31_8b"]
+
+
+def timed(level: str, method: str, length: int = 128 * K, **where: object) -> pd.Series:
+    """The one row of a level whose method begins so."""
+    rows = latency()
+    rows = rows[(rows["level"] == level) & (rows["length"] == length)]
+    rows = rows[rows["method"].str.startswith(method)]
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    (found,) = [row for _, row in rows.iterrows()]
+    return found
+
+
+RR = "rr(tau=0.95, stride=8)"
+REPLAY = {"inputs": "replay", "density": 0.35}
+
+
+def of_paper() -> Iterator[str]:
+    own = [cell(f"{QWEN}/published", "rr(tau=0.95)", n) for n in LENGTHS[1:]]
+    kept, blocks = (", ".join(f"{row[name]:.0f}" for row in own) for name in ("recovery", "density"))
+    yield f"{kept} % at 8K, 16K, 32K with τ 0.95 ({blocks} % of the blocks)"
+    levels, lines = (20, 35, 50), (LINES["flexprefill"], LINES["minference, native"])
+    every = [[at(level, one, n)["recovery"] for level in levels for n in LENGTHS[1:]] for one in lines]
+    first, second = (f"{min(found):.0f} to {max(found):.0f} %" for found in every)
+    yield f"FlexPrefill keeps {first}, MInference at its own granularity {second}"
+    frame = table(f"{QWEN}/helmet/tables/helmet_recovery.csv").set_index(["column", "method", "length"])
+    short, long = (frame.loc["all", "rr(tau=0.95)", length] for length in ("8K", "32K"))
+    first, second = (
+        f"{one['recovery']:.0f} % ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
+        for one in (short, long)
+    )
+    blocks = f"with {short['density']:.0f} and {long['density']:.0f} % of the blocks"
+    yield f"{first} at 8K, {second} at 32K, {blocks}"
+
+
+def of_models() -> Iterator[str]:
+    frame = table(f"{QWEN}/equal_density/summary.csv")
+    (prompts,), most = set(frame["n"]), int((frame["questions"] / frame["n"]).max())
+    yield f"up to {most} questions inside each prefill, {prompts} prompts a point"
+    found = sorted({int(end) for end in frame["point"].str.extract(r" @ (\d+) %")[0].dropna()})
+    yield f"to {found[0]}, {found[1]} and {found[2]} % of the causal blocks"
+    tasks = "video_cards", "video_cards_prefill"
+    behind, inside = (
+        [cell(f"{VIDEO}/published", "rr(tau=0.95)", n, task)["recovery"] for n in LENGTHS]
+        for task in tasks
+    )
+    assert min(behind) == max(behind)
+    ends = f"{min(inside):.0f} to {max(inside):.0f} % of those inside it"
+    yield f"RR keeps {behind[0]:.0f} % of questions behind the clip and {ends}"
+    names = "rr(tau=0.8)", "rr(tau=0.8, selector=forced_first)"
+    one, other = (cell(f"{QWEN}/selector", name, 32 * K)["recovery"] for name in names)
+    yield f"that block is worth {one - other:.0f} points of recovery at 32K"
+    probe = [
+        cell("results/probe_selectors", name, 32 * K)["recovery"]
+        for name in ("rr(tau=0.95)", "rr(tau=0.95, selector=forced_first)")
+    ]
+    real = cell(f"{QWEN}/published", "rr(tau=0.95)", 32 * K)["recovery"]
+    few = f"{min(probe):.0f} to {max(probe):.0f} % of its `recall_prefill` at 32K"
+    yield f"RRAttention keeps {few} where it keeps {real:.0f} % of"
+
+
+def of_speed() -> Iterator[str]:
+    both = [timed("both", RR, n, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
+    whole = [timed("prefill", RR, n, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
+    yield f"together are {both[0]:.1f} times as fast at 4K and {both[1]:.1f} times at 128K"
+    yield f"(random weights, a random mask) {whole[0]:.2f} and {whole[1]:.2f} times"
+    dense = timed("attention", "full", backend="dense:cudnn")["tflops"]
+    rates = [
+        [timed("attention", "mask", backend=end, density=part)["tflops"] for part in (0.2, 0.35, 0.5)]
+        for end in ("hopper", "flex_attention")
+    ]
+    own = " / ".join(f"{one / dense:.2f}" for one in rates[0])
+    yield f"| kernel's rate over dense cuDNN's, density 0.2 / 0.35 / 0.5 | {own} |"
+    flex = " / ".join(f"{one / other:.2f}" for one, other in zip(*rates, strict=True))
+    yield f"| kernel's rate over `flex_attention`'s, the same masks | {flex} |"
+    yield f"| {100 * timed('selection', RR)['of_dense']:.2f} % |"
+    names = "xattention(", "flexprefill(", "minference("
+    others = " / ".join(f"{100 * timed('selection', name)['of_dense']:.1f}" for name in names)
+    yield f"| selection of `xattention` / `flexprefill` / `minference` | {others} % |"
+    ends = []
+    for backend in ("dense:cudnn", "dense:fa2"):
+        ms = timed("both", "full", backend=backend)["median_ms"]
+        found = [ms / timed("both", name, **REPLAY)["median_ms"] for name in (RR, "rr(tau=0.9,")]
+        ends.append(f"{min(found):.1f} to {max(found):.1f}")
+    yield f"over cuDNN / FlashAttention-2 | {' / '.join(ends)} |"
+    slow = timed("both", RR, 4 * K, inputs="random")["speedup"]
+    yield f"more than it saves: {slow:.2f} of cuDNN's speed"
+
+
+def of_qwen() -> Iterator[str]:
+    dense = [cell(f"{QWEN}/published", "full", n)["score"] for n in LENGTHS]
+    yield row("dense score, %", [f"{one:.1f}" for one in dense])
+    frame = table(f"{QWEN}/published/summary.csv")
+    hidden = {"streaming(window=1920)", "full"}
+    for name in frame.loc[~frame["series"].isin(hidden), "series"].unique():
+        yield row(name, [shown(cell(f"{QWEN}/published", name, n)) for n in LENGTHS])
+    for name in (*LINES, "xattention", "streaming"):
+        line = LINES.get(name, name)
+        cells = [
+            " / ".join(shown(at(level, line, n), False) for level in (20, 35, 50)) for n in LENGTHS[1:]
+        ]
+        yield row(name, cells)
+
+
+def of_qwen_helmet() -> Iterator[str]:
+    frame = table(f"{QWEN}/helmet/tables/helmet_recovery.csv")
+    methods = ["rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "flexprefill(gamma=0.95)"]
+    methods.append("minference_native(patterns=qwen25_coder_15b, ratio=1.0)")
+    for length, column in [(n, c) for n in ("8K", "32K") for c in ("Recall", "RAG", "ICL", "all")]:
+        rows = frame[(frame["length"] == length) & (frame["column"] == column)].set_index("method")
+        cells = [_helmet(rows.loc[name]) if name in rows.index else "" for name in methods]
+        text = " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |").rstrip()
+        yield f"| {text} |" if cells[-1] else f"| {text} "
+
+
+def _helmet(one: pd.Series) -> str:
+    ends = f"{one['recovery']:.0f} ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
+    return f"{ends} @ {one['density']:.0f}, {one['datasets']}, {one['n']}"
+
+
+def of_video() -> Iterator[str]:
+    store = f"{VIDEO}/published"
+    for name in ("rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "xattention(tau=0.9)",
+                 "flexprefill(gamma=0.95)", "minference, native, 30 columns and 200 diagonals",
+                 "streaming(window=3968)", "trianglemix(first_layer=2, window=512)",
+                 "oracle(tau=0.9)", "oracle_max(tau=0.9)"):  # fmt: skip
+        line = VIDEO_LINES.get(name, name)
+        yield row(name, [shown(cell(store, line, n, "video_cards_prefill")) for n in LENGTHS])
+    for name in ("xattention(tau=0.95)", "flexprefill(gamma=0.95)", "streaming(window=3968)"):
+        yield row(name, [shown(cell(store, name, n, "video_cards")) for n in LENGTHS])
+    for name in ("rr", "xattention", "flexprefill", "flexprefill_no_minimum", "minference, native",
+                 "minference, projected", "streaming", "trianglemix(first_layer=1)", "oracle, mass",
+                 "oracle, maximum"):  # fmt: skip
+        line = VIDEO_LINES.get(name, name)
+        yield row(
+            name, [" / ".join(_calibrated(line, n, level) for level in (25, 50)) for n in LENGTHS]
+        )
+
+
+def _calibrated(line: str, length: int, level: int) -> str:
+    """Recovery at a density of the videos' store, or a dash where the method cannot reach it."""
+    frame = table(f"{VIDEO}/equal_density/summary.csv")
+    there = (frame["point"] == f"{line} @ {level} %") & (frame["length"] == length)
+    found = frame.loc[there, "recovery"].dropna()
+    return f"{found.iloc[0]:.0f}" if len(found) else "–"
+
+
+def row(name: str, cells: list[str]) -> str:
+    return f"| {' | '.join([name, *cells])} |"
+
+
+@cache
+def page(name: str) -> str:
+    """A page's text on one line."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
+    "the paper's claims": (README, of_paper),
+    "models": (README, of_models),
+    "speed": (README, of_speed),
+    "a language model": (f"{QWEN}/README.md", of_qwen),
+    "HELMET": (f"{QWEN}/README.md", of_qwen_helmet),
+    "video": (f"{VIDEO}/README.md", of_video),
+}
