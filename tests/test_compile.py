@@ -106,6 +106,10 @@ def test_decode_kernel_compiles(chip, dtype, dim):
     kernel = decode_triton.static_decode_kernel
     compiled = build(kernel, chip, pointers, constants, num_warps=4, num_stages=2)
     assert compiled.metadata.shared < 99 * 1024  # what every chip has
+    constants = {name: constants[name] for name in ("HEAD_DIM", "PADDED", "SPAN")}
+    constants |= {"MERGED": decode_triton.MERGED}
+    pointers = {"part_ptr": "fp32", "lse_ptr": "fp32", "length_ptr": "i64", "out_ptr": NAMES[dtype]}
+    build(decode_triton.merge_kernel, chip, pointers, constants, num_warps=4)
 
 
 @pytest.mark.parametrize("dim", [64, 96, 128])

@@ -81,6 +81,8 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"workers": 0}, "workers=0: at least 1 is needed"),
         ({"workers": 2, "verb": "search"}, "workers=2: verb=search runs in one process"),
         ({"decode": "grph"}, "did you mean 'graph'"),
+        ({"decode_together": 0}, "at least 1"),
+        ({"decode_together": 8, "decode": "generate"}, "leave one out"),
         ({"dense_below": -1}, "dense_below=-1: a token count, or 0 for never"),
         ({"keep": "papr"}, "did you mean 'paper'"),
         ({"keep": {"sinks": True}}, "did you mean 'sink'"),

@@ -103,6 +103,15 @@ def test_what_changes_the_key_and_what_does_not(planned):
         assert {i for i, (a, b) in pairs if a == b} == dense, change
 
 
+def test_decoding_together_changes_the_keys_of_what_is_decoded(planned):
+    tasks = ["json_kv", "recall_prefill"]
+    alone, together = (
+        make_plan(replace(planned, tasks=tasks, decode_together=n)).cells for n in (1, 8)
+    )
+    changed = [(a.task.name, a.settings != b.settings) for a, b in zip(alone, together, strict=True)]
+    assert set(changed) == {("json_kv", True), ("recall_prefill", False)}
+
+
 def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):
     path = tmp_path / "patterns.json"
     methods = [{"name": "minference", "patterns": str(path)}]
@@ -118,7 +127,7 @@ def test_a_file_that_a_setting_names_counts_by_its_content(planned, tmp_path):
 def test_a_setting_that_is_added_later_changes_no_key(planned):
     cell = make_plan(replace(planned, tasks=["json_kv"], lengths=[2048])).cells[1]
     assert cell.settings["method"] == {"name": "rr", "params": {}, "files": {}}
-    assert not {"rope", "dense_below", "decode"} & set(cell.settings)
+    assert not {"rope", "dense_below", "decode", "decode_together"} & set(cell.settings)
     assert cell.settings["data"] == {"source": "generated", "files": {}}
 
 

@@ -19,6 +19,7 @@ from rr_bench import ROOT
 from rr_bench.config.schema import DataSettings
 from rr_bench.report import write_report
 from rr_bench.run.run import INTERRUPTED, run
+from rr_bench.run.samples import Samples
 from tests.fabricate import cells_of
 from tests.runs import lines, summary
 
@@ -110,15 +111,15 @@ def test_sigterm_ends_a_run_that_can_go_on(make, checkpoint):
 def _count_samples(monkeypatch, stop_after: int | None = None) -> list[str]:
     """Note every scored sample; raise KeyboardInterrupt instead of scoring one more."""
     scored: list[str] = []
-    original = rr_bench.run.session.Session._score
+    original = Samples._score
 
-    def score(self, task, doc_id, doc):
+    def score(self, rows):
         if len(scored) == stop_after:
             raise KeyboardInterrupt
-        scored.append(doc["uid"])
-        return original(self, task, doc_id, doc)
+        scored.extend(doc["uid"] for _, doc in rows)
+        return original(self, rows)
 
-    monkeypatch.setattr(rr_bench.run.session.Session, "_score", score)
+    monkeypatch.setattr(Samples, "_score", score)
     return scored
 
 
@@ -179,7 +180,7 @@ def test_stored_files_name_nothing_of_this_machine(make, monkeypatch):
 
     settings = make(samples=1, methods=["full"])
     assert run(settings) == 0
-    monkeypatch.setattr(rr_bench.run.session.Session, "_score", fail)
+    monkeypatch.setattr(Samples, "_score", fail)
     settings.samples = 2
     assert run(settings) == 1
     files = [

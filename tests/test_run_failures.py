@@ -14,6 +14,7 @@ import rr_bench.run.run
 from method.attention import SparsePrefill
 from rr_bench.config.schema import DataSettings, ModelSettings
 from rr_bench.run.run import run
+from rr_bench.run.samples import Samples
 from rr_bench.run.session import Session
 from rr_bench.store.records import read_line, sample_line
 from tests.runs import errors, lines, reported, summary
@@ -79,15 +80,15 @@ def test_a_cell_that_another_process_has_done_meanwhile_is_not_run(make, monkeyp
 
 
 def test_one_failing_sample_blocks_no_other(make, monkeypatch, capsys):
-    original = Session._score
+    original = Samples._score
 
-    def score(self, task, doc_id, doc):
-        if doc_id == 0 and not self.lm.prefill.method.dense:
+    def score(self, rows):
+        if rows[0][0] == 0 and not self.lm.prefill.method.dense:
             raise ValueError("this row is broken")
-        return original(self, task, doc_id, doc)
+        return original(self, rows)
 
     settings = make(samples=3)
-    monkeypatch.setattr(Session, "_score", score)
+    monkeypatch.setattr(Samples, "_score", score)
     for _ in range(2):
         assert run(settings) == 1
         (line,) = errors(capsys)
@@ -100,10 +101,10 @@ def test_one_failing_sample_blocks_no_other(make, monkeypatch, capsys):
 
 
 def test_a_lost_device_ends_the_run_with_what_it_has(make, monkeypatch, capsys):
-    def score(self, task, doc_id, doc):
+    def score(self, rows):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(Session, "_score", score)
+    monkeypatch.setattr(Samples, "_score", score)
     assert run(make(samples=2)) == 1
     (line,) = errors(capsys)
     assert "illegal memory access" in line

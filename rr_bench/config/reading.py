@@ -130,8 +130,20 @@ def _check_values(settings: RunSettings) -> None:
             raise ConfigError(f"data.{one.name}={value}: {nearest(value, choices)}")
     if settings.decode not in DECODERS:
         raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
+    _check_together(settings)
     check_keep(settings.keep)
     check_latency(settings.latency)
+
+
+def _check_together(settings: RunSettings) -> None:
+    """Whether samples can be decoded together as far as that is known without the model."""
+    together = settings.decode_together
+    if together < 1:
+        raise ConfigError(f"decode_together={together}: at least 1 is needed")
+    if together > 1 and settings.decode == "generate":
+        raise ConfigError(
+            f"decode_together={together}: decode=generate takes one sample at a time; leave one out"
+        )
 
 
 def _check_model(model: ModelSettings) -> None:

@@ -113,6 +113,12 @@ class RunSettings:
         "(transformers' own)",
         key=True,
     )
+    decode_together: int = setting(
+        1,
+        "samples of a cell that are decoded together, each behind its own prefill; the width changes "
+        "the rounding, what else is in it does not. Memory for that many prompts is needed",
+        key=True,
+    )
     data: DataSettings = setting(DataSettings, "")
     verb: str = setting(
         "run",

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+)
 
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "repetition_penalty")
 """What greedy decoding takes from a checkpoint's generation config."""
@@ -31,6 +40,67 @@ class FiniteCheck(LogitsProcessor):
     def check(self) -> None:
         """Raise :class:`NotFinite` if any logit was not finite; one read from the device."""
         check_finite(self._seen is None or bool(self._seen))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt, and where its answer ends.
+
+    Attributes:
+        ids: tokens of the prompt, int64 ``[1, L]``.
+        new_tokens: most tokens of the answer.
+        stop_ids: tokens that end it, and belong to it.
+        until: strings that end it ...
+        ended: ... and whether an answer so far holds one.
+    """
+
+    ids: Tensor
+    new_tokens: int
+    stop_ids: Collection[int] = ()
+    until: list[str] = field(default_factory=list)
+    ended: Callable[[list[int]], bool] | None = None
+
+    def extend(self, answer: list[int], tokens: list[int]) -> bool:
+        """Append ``tokens`` up to the answer's end; whether that is reached."""
+        for token in tokens:
+            answer.append(token)
+            if token in self.stop_ids or len(answer) == self.new_tokens:
+                return True
+            if self.ended is not None and self.ended(answer):
+                return True
+        return False
+
+
+def stop_test(
+    tokenizer: PreTrainedTokenizerBase, until: list[str]
+) -> Callable[[list[int]], bool] | None:
+    """Whether an answer holds a stop string, as lm-eval tells it; ``None`` where there are none."""
+    if not until:
+        return None
+    criteria = stop_sequences_criteria(tokenizer, until, 0, 1)
+    return lambda answer: any(one(torch.tensor([answer]), None) for one in criteria)
+
+
+def generate(model: Any, tokenizer: PreTrainedTokenizerBase, ask: Ask, cache: Cache) -> list[int]:
+    """The answer by transformers' ``generate``, from a cache of all tokens of the prompt but the last.
+
+    Raises:
+        NotFinite: the model computed NaN or infinity.
+    """
+    finite, tokens = FiniteCheck(), ask.ids.shape[1]
+    output = model.generate(
+        input_ids=ask.ids,
+        attention_mask=torch.ones_like(ask.ids),
+        past_key_values=cache,
+        max_new_tokens=ask.new_tokens,
+        eos_token_id=list(ask.stop_ids) or None,
+        pad_token_id=tokenizer.pad_token_id,
+        stopping_criteria=stop_sequences_criteria(tokenizer, ask.until, tokens, 1),
+        logits_processor=LogitsProcessorList([finite]),
+    )
+    finite.check()
+    answer: list[int] = output[0, tokens:].tolist()
+    return answer
 
 
 def check_finite(finite: bool) -> None:

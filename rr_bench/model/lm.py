@@ -14,8 +14,8 @@ never an answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, groupby
 from typing import Any
 
@@ -23,25 +23,25 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix, postprocess_generated_text
-from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    Cache,
-    DynamicCache,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from method.attention import SparsePrefill
+from rr_bench.model.choice import choose_decoder
 from rr_bench.model.compiles import compiles
-from rr_bench.model.decoding import FiniteCheck, greedy_config, greedy_settings
-from rr_bench.model.graph import choose_decoder
+from rr_bench.model.decoding import (
+    Ask,
+    FiniteCheck,
+    generate,
+    greedy_config,
+    greedy_settings,
+    stop_test,
+)
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.memory import OutOfMemory, memory_guard
 from rr_bench.model.recorder import RequestStats
-from rr_bench.model.shared_prefill import Passage, plan_passages
+from rr_bench.model.shared_prefill import Passage, encode_with_spans, plan_passages
 from rr_bench.model.spread import devices, synchronise
 
 NEWLINE_TOKENS = ("\n", "Ċ", "ĊĊ", "<0x0A>")
@@ -58,7 +58,8 @@ class SparseHFLM(HFLM):
         max_length: tokens a prompt and its answer may have; default: what the config says. Longer
             inputs raise, nothing is ever cut.
         newline_stop: end generation at a newline token (HELMET's ``stop_new_line``).
-        decode: how answers are decoded, see :func:`rr_bench.model.graph.choose_decoder`.
+        decode: how answers are decoded, see :func:`rr_bench.model.choice.choose_decoder`.
+        decode_together: how many prompts are decoded together, each behind its own prefill.
 
     Attributes:
         devices: where the model's layers are.
@@ -66,7 +67,7 @@ class SparseHFLM(HFLM):
         decoding: which of the two it is, and why, as it is recorded.
 
     Raises:
-        CheckpointError: ``decode=graph`` cannot be had.
+        CheckpointError: ``decode=graph`` or ``decode_together`` cannot be had.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class SparseHFLM(HFLM):
         max_length: int | None = None,
         newline_stop: bool = False,
         decode: str = "auto",
+        decode_together: int = 1,
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=max_length)
         model.generation_config = greedy_config(model.generation_config)
         self.devices = devices(model)
-        self.decoder, self.decoding = choose_decoder(model, decode)
+        self.decoder, self.decoding = choose_decoder(model, decode, decode_together)
         self.prefill = prefill
         self.newline_stop = newline_stop
         self.stats: dict[tuple[str, int], RequestStats] = {}
@@ -96,13 +98,18 @@ class SparseHFLM(HFLM):
             OutOfMemory: a prompt did not fit in memory.
             NotFinite: the model computed NaN or infinity.
         """
-        outputs = []
-        for request in tqdm(requests, desc="generate", disable=disable_tqdm):
-            prompt, settings = request.args
-            stats = self.stats[_key(request)] = RequestStats()
-            ids = self.prompt_ids(prompt, chat=bool((request.doc or {}).get("chat")))
-            outputs.append(self._generate(ids, dict(settings), stats))
+        outputs: list[str] = []
+        with tqdm(total=len(requests), desc="generate", disable=disable_tqdm) as bar:
+            for first in range(0, len(requests), self.together):
+                group = requests[first : first + self.together]
+                outputs += self._generate(group)
+                bar.update(len(group))
         return outputs
+
+    @property
+    def together(self) -> int:
+        """Prompts that are decoded together."""
+        return self.decoder.rows if self.decoder else 1
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -152,23 +159,9 @@ class SparseHFLM(HFLM):
 
         Special tokens get ``(-1, -1)``. ``None`` if the tokenizer cannot tell.
         """
-        if not self.tokenizer.is_fast:
-            return None
         prefix = self.prefix_token_id
         bos = prefix is not None and has_bos_prefix(text, self.tokenizer.decode(prefix))
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=not bos,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        spans = [
-            (-1, -1) if special else (int(span[0]), int(span[1]))
-            for span, special in zip(
-                encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True
-            )
-        ]
-        return encoded["input_ids"], spans
+        return encode_with_spans(self.tokenizer, text, add_special_tokens=not bos)
 
     @torch.no_grad()
     def warm_up(self, ids: Sequence[int]) -> None:
@@ -184,52 +177,52 @@ class SparseHFLM(HFLM):
             return
 
     @torch.no_grad()
-    def _generate(self, prompt: Sequence[int], settings: dict[str, Any], stats: RequestStats) -> str:
-        until, new_tokens = greedy_settings(settings, self.max_gen_toks)
-        ids = self._tensor(prompt, room=new_tokens)
-        stats.input_tokens = ids.shape[1]
-        room = ids.shape[1] + new_tokens
-        decoder = self.decoder
-        cache = decoder.cache(room) if decoder else DynamicCache(config=self.model.config)
-        with self._guard(ids.shape[1]):
-            with sparse_prefill(self.model, self.prefill) as recorder:
+    def _generate(self, requests: Sequence[Instance]) -> list[str]:
+        """Prefill each prompt by itself, then decode all; each is given an equal share of that time."""
+        asks = [self._ask(request) for request in requests]
+        stats = [RequestStats(input_tokens=ask.ids.shape[1]) for ask in asks]
+        self.stats |= dict(zip(map(_key, requests), stats, strict=True))
+        longest = max(ask.ids.shape[1] for ask in asks)
+        with self._guard(longest):
+            if self.decoder is None:
+                cache = DynamicCache(config=self.model.config)
+                with self._prefilled(asks[0].ids, cache, stats[0]):
+                    start = self._now()
+                    answers = [generate(self.model, self.tokenizer, asks[0], cache)]
+            else:
+                self.decoder.reserve(longest + max(ask.new_tokens for ask in asks))
+                for row, (ask, cost) in enumerate(zip(asks, stats, strict=True)):
+                    with self._prefilled(ask.ids, self.decoder.fill(row), cost):
+                        pass
                 start = self._now()
-                with compiles() as compiled:
-                    if ids.shape[1] > 1:
-                        self.model.base_model(
-                            input_ids=ids[:, :-1], past_key_values=cache, use_cache=True
-                        )
-                    prefilled = self._now()
-                stats.compiled = compiled.count > 0
-                answer = None if decoder else self._native(ids, cache, new_tokens, until)
-            if decoder:
-                answer = decoder.decode(ids, new_tokens, self.stop_ids(), self._ended(until))
-            stats.decode_s += self._now() - prefilled
-            stats.add_pass(recorder, prefilled - start)
-        return postprocess_generated_text(self.tok_decode(answer), stop=until, think_end_token=None)
+                answers = self.decoder.decode(asks)
+            seconds = self._now() - start
+        for cost in stats:
+            cost.decode_s = seconds / len(stats)
+        return [
+            postprocess_generated_text(self.tok_decode(answer), stop=ask.until, think_end_token=None)
+            for answer, ask in zip(answers, asks, strict=True)
+        ]
 
-    def _native(self, ids: Tensor, cache: Cache, new_tokens: int, until: list[str]) -> list[int]:
-        """The answer by transformers' ``generate``, from a cache of all tokens but the last."""
-        finite = FiniteCheck()
-        output = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-            max_new_tokens=new_tokens,
-            eos_token_id=self.stop_ids() or None,
-            pad_token_id=self.tokenizer.pad_token_id,
-            stopping_criteria=stop_sequences_criteria(self.tokenizer, until, ids.shape[1], 1),
-            logits_processor=LogitsProcessorList([finite]),
-        )
-        finite.check()
-        return output[0, ids.shape[1] :].tolist()
+    def _ask(self, request: Instance) -> Ask:
+        prompt, settings = request.args
+        until, new_tokens = greedy_settings(dict(settings), self.max_gen_toks)
+        ids = self.prompt_ids(prompt, chat=bool((request.doc or {}).get("chat")))
+        ended = stop_test(self.tokenizer, until)
+        return Ask(self._tensor(ids, room=new_tokens), new_tokens, self.stop_ids(), until, ended)
 
-    def _ended(self, until: list[str]) -> Callable[[list[int]], bool] | None:
-        """Whether an answer holds a stop string, as lm-eval tells it; ``None`` where there are none."""
-        if not until:
-            return None
-        criteria = stop_sequences_criteria(self.tokenizer, until, 0, 1)
-        return lambda answer: any(one(torch.tensor([answer]), None) for one in criteria)
+    @contextmanager
+    def _prefilled(self, ids: Tensor, cache: Cache, stats: RequestStats) -> Iterator[None]:
+        """A prompt but its last token in ``cache``; inside, further tokens see it densely."""
+        with sparse_prefill(self.model, self.prefill) as recorder:
+            start = self._now()
+            with compiles() as compiled:
+                if ids.shape[1] > 1:
+                    self.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+                seconds = self._now() - start
+            stats.compiled = compiled.count > 0
+            stats.add_pass(recorder, seconds)
+            yield
 
     @torch.no_grad()
     def _score(self, passage: Passage, stats: RequestStats) -> dict[int, tuple[float, bool]]:
@@ -293,7 +286,9 @@ class SparseHFLM(HFLM):
 
     def _guard(self, tokens: int) -> AbstractContextManager[None]:
         """One clear error where a prompt does not fit, whose buffers go as well: they are as large."""
-        return memory_guard(tokens, self.device, self.decoder.release if self.decoder else None)
+        release = self.decoder.release if self.decoder else None
+        beside = f" beside the caches of decode_together={self.together}" if self.together > 1 else ""
+        return memory_guard(tokens, self.device, release, beside)
 
 
 def _key(request: Instance) -> tuple[str, int]:

@@ -87,7 +87,8 @@ class RequestStats:
     Attributes:
         input_tokens: prompt tokens, special tokens included.
         prefill_s: seconds of the prompt's forward pass(es), device-synchronised.
-        decode_s: seconds from the end of prefill to the last new token.
+        decode_s: seconds from the end of prefill to the last new token; of prompts that were decoded
+            together, an equal share of that.
         density: mean over layers, 0..1; ``None`` if the prompt is too short for a prefill.
         density_by_layer: the same per full-attention layer.
         kernels: names of the attention kernels that ran.

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from transformers import PreTrainedTokenizerBase
+
 
 class Encoder(Protocol):
     """The two ways of tokenising needed here; :class:`rr_bench.model.lm.SparseHFLM` has them."""
@@ -90,3 +92,22 @@ def _shared(pairs: Sequence[tuple[str, str]], encoder: Encoder) -> Passage | Non
             return None
         answers.append((index, text[low], text[high - 1] + 1))
     return Passage(ids[: max(end for *_, end in answers)], answers)
+
+
+def encode_with_spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool
+) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """See :meth:`Encoder.encode_with_spans`; ``None`` if the tokenizer cannot tell."""
+    if not tokenizer.is_fast:
+        return None
+    encoded = tokenizer(
+        text,
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    spans = [
+        (-1, -1) if special else (int(span[0]), int(span[1]))
+        for span, special in zip(encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
+    ]
+    return encoded["input_ids"], spans

@@ -35,7 +35,7 @@ from rr_bench.plan.model_facts import (
 from rr_bench.store.cells import cell_key
 from rr_bench.store.fingerprint import model_fingerprint
 from rr_bench.store.redact import stored_path
-from rr_bench.tasks.sources import VIDEO_TASKS, identity, newline_stop
+from rr_bench.tasks.sources import VIDEO_TASKS, decodes, identity, newline_stop
 
 Spec = TypeVar("Spec")
 
@@ -206,9 +206,7 @@ def keep_policy(setting: Any, method: MethodSpec) -> KeepPolicy:
 
 
 def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
-    """A model's name in tables and its path in records: a hub id, a path in the repository, or else
-    the folder's name with the fingerprint, since many folders share a name.
-    """
+    """Name in tables, path in records: hub id, path in the repository, or a folder's name and hash."""
     if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
         return given.rpartition("/")[2], given
     if (file := origin(path)) is not None:
@@ -260,6 +258,7 @@ def _task_settings(settings: RunSettings, task: TaskSpec, length: int) -> dict[s
         "newline_stop": newline_stop(task.name, settings.newline_stop, thinking=settings.data.thinking),
         "data": identity(task.name, length, settings.data),
         "positions": settings.model.positions if video else "original",
+        "decode_together": settings.decode_together if decodes(task.name) else 1,
         "versions": task.versions | ({"vision": VISION_VERSION} if video else {}),
     }
 
@@ -284,6 +283,7 @@ _OPTIONAL = {
     "trust_remote_code": False,
     "dense_below": 0,
     "decode": "auto",
+    "decode_together": 1,
     "positions": "original",
 }
 """Settings that a key leaves out at their defaults, so that ones added later change no key."""

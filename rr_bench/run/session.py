@@ -1,7 +1,7 @@
 """The part of a run that needs torch: one loaded model, and cells scored sample by sample.
 
 lm-eval's task objects make the requests and grade the answers; the loop around them is ours, so
-that every sample is graded, stored and flushed before the next one starts.
+that what was asked is graded, stored and flushed before anything else is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 from method.attention import SparsePrefill
@@ -25,18 +24,18 @@ from rr_bench.config.schema import RunSettings
 from rr_bench.model.hook import sparse_prefill
 from rr_bench.model.lm import SparseHFLM
 from rr_bench.model.loading import load_model
-from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.recorder import Recorder
 from rr_bench.model.spread import split
 from rr_bench.plan.cells import Cell, ModelFacts
 from rr_bench.plan.model_facts import max_positions
-from rr_bench.run.errors import CellFailed, DeviceLost, SampleFailed, describe
+from rr_bench.run.errors import CellFailed
 from rr_bench.run.prompt import Prompt, prompt_sha
+from rr_bench.run.samples import Samples
 from rr_bench.run.tasks import VideoTask, load_task
 from rr_bench.run.video_cells import VideoCells
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.environment import environment
-from rr_bench.store.records import SampleRecord, prompt_parts
+from rr_bench.store.records import SampleRecord
 
 UNLIMITED = 2**31
 WAKE_UP = 1024
@@ -74,6 +73,7 @@ class Session:
             dense,
             max_length=own or UNLIMITED,
             decode=settings.decode,
+            decode_together=settings.decode_together,
         )
         self.videos = None
         if model.video:
@@ -135,8 +135,7 @@ class Session:
             writer: the cell's folder, entered.
             progress: called after every stored sample.
 
-        A sample that fails is stored with its reason and the others go on; out of memory ends the
-        cell, since the others would not fit either.
+        See :class:`~rr_bench.run.samples.Samples` for what becomes of one that fails.
 
         Raises:
             CellFailed: the stored samples are not those of the task.
@@ -152,77 +151,20 @@ class Session:
         waiting = [doc for doc in docs if doc["uid"] not in writer.finished]
         if waiting:
             self._warm_up(cell, waiting[0])
+        rows = []
         for doc_id, doc in enumerate(docs):
             done = writer.records.get(doc["uid"])
-            sha = prompt_sha(doc)
-            if done is not None and done.error is None and done.prompt_sha != sha:
+            if done is not None and done.error is None and done.prompt_sha != prompt_sha(doc):
                 raise CellFailed(
                     f"the stored sample {done.uid} has another prompt than the task makes now; "
                     f"delete {writer.folder} to measure the cell afresh"
                 )
             if done is None or done.error is not None:
-                progress(self._run_sample(cell, task, doc_id, doc, sha, writer))
+                rows.append((doc_id, doc))
+        for record in Samples(self.lm, self.videos, cell, task, writer).run(rows):
+            progress(record)
         # A task may have fewer rows than were asked for; all it has is then all there is to do.
         writer.finish(self.settings.samples)
-
-    def _run_sample(
-        self,
-        cell: Cell,
-        task: ConfigurableTask | VideoTask,
-        doc_id: int,
-        doc: Mapping[str, Any],
-        sha: str,
-        writer: CellWriter,
-    ) -> SampleRecord:
-        known = {
-            "uid": doc["uid"],
-            "task": cell.task.name,
-            "length": cell.length,
-            "prompt_sha": sha,
-            "input_tokens": int(doc["input_len"]),
-            "budget": int(doc["budget"]),
-            "truncated": bool(doc["truncated"]),
-            "removed_tokens": int(doc["removed_tokens"]),
-            "golds": json.loads(doc["golds"]),
-            "cluster": doc.get("cluster") or "",
-            "labels": json.loads(doc.get("labels") or "{}"),
-        }
-        if cell.method.dense:
-            known |= prompt_parts(doc["prompt"])
-        try:
-            record = SampleRecord(**{**known, **self._score(task, doc_id, doc)})
-        except Exception as error:
-            message = describe(error, cell.length)
-            record = SampleRecord(**known, score=None, kernels=[], error=message)
-            writer.append(record)
-            if isinstance(error, torch.AcceleratorError):
-                raise DeviceLost(f"sample {record.uid}: {message}") from error
-            if isinstance(error, OutOfMemory):
-                raise SampleFailed(f"sample {record.uid}: {message}") from error
-            return record
-        writer.append(record)
-        return record
-
-    def _score(
-        self, task: ConfigurableTask | VideoTask, doc_id: int, doc: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Ask the model, grade the answers, and collect what it cost."""
-        if isinstance(task, VideoTask):
-            return self._videos().score(task.name, doc)
-        name = task.task_name
-        context = task.fewshot_context(doc, num_fewshot=0)
-        made = task.construct_requests(doc=doc, ctx=context, metadata=(name, doc_id, 1))
-        requests: list[Instance] = made if isinstance(made, list) else [made]
-        answers = getattr(self.lm, requests[0].request_type)(requests, disable_tqdm=True)
-        graded = task.process_results(doc, answers)
-        stats = self.lm.stats.pop((name, doc_id))
-        nested = len(requests) > 1
-        return {
-            "score": float(graded["score"]),
-            "questions": len(requests),
-            "output": "".join(str(int(greedy)) for _, greedy in answers) if nested else str(answers[0]),
-            **stats.fields(),
-        }
 
     def _load_task(self, cell: Cell) -> ConfigurableTask | VideoTask:
         """The task at this length; the last one is kept, as its cells follow each other."""

@@ -131,8 +131,16 @@ def versions(task: str) -> dict[str, int]:
     Raises:
         ValueError: there is no such task.
     """
-    module = module_of(task)
-    return {"task": _task_version(task), "prompts": module.PROMPTS, "scorer": module.SCORER}
+    module, task_version = module_of(task), int(_definition(task)["metadata"]["version"])
+    return {"task": task_version, "prompts": module.PROMPTS, "scorer": module.SCORER}
+
+
+def decodes(task: str) -> bool:
+    """Whether the model writes a task's answers; else they are graded inside the prefill.
+
+    Tasks about videos are not among them: they have a loop of their own.
+    """
+    return task not in VIDEO_TASKS and _definition(task).get("output_type") != "loglikelihood"
 
 
 def newline_stop(task: str, setting: bool | str, *, thinking: bool = False) -> bool:
@@ -170,6 +178,6 @@ def _hash_of(path: str, size: int, changed: int) -> str:
 
 
 @functools.cache
-def _task_version(task: str) -> int:
+def _definition(task: str) -> dict[str, Any]:
     (path,) = FOLDER.rglob(f"{task}.yaml")
-    return int(read_definition(path)["metadata"]["version"])
+    return read_definition(path)

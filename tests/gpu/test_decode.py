@@ -20,7 +20,9 @@ from transformers import (
 from method.attention import SparsePrefill
 from method.full import FullAttention
 from method.keep import NO_KEEP
-from rr_bench.model.graph import StepDecoder, choose_decoder
+from rr_bench.model.choice import choose_decoder
+from rr_bench.model.decoding import Ask
+from rr_bench.model.graph import StepDecoder
 from rr_bench.model.lm import SparseHFLM
 from tests.test_lm import generation
 from tests.tiny import SHAPE, tiny_tokenizer
@@ -57,11 +59,39 @@ def test_graph_and_generate_give_the_same_tokens(tmp_path, name):
     answers = graph.generate_until(requests, disable_tqdm=True)
     assert answers == native.generate_until(requests, disable_tqdm=True)
     assert len(set(answers)) > 1
+    together = SparseHFLM(model, tokenizer, FULL, decode_together=3)
+    assert together.decoding == "graph, 3 together"
+    assert together.generate_until(requests, disable_tqdm=True) == answers
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_passes_the_try_out(dtype):
     assert choose_decoder(build("llama", dtype), "auto")[1] == "graph"
+    assert choose_decoder(build("llama", dtype), "auto", 4)[1] == "graph, 4 together"
+
+
+def test_a_rows_logits_are_the_same_bit_for_bit_in_any_company(tmp_path):
+    """In bfloat16, where another kernel or another order of sums would show."""
+    decoder = StepDecoder(build("qwen2, heads of 128", torch.bfloat16), capture=True, rows=8)
+    tokens = torch.randint(1000, (9, 5000), generator=torch.Generator().manual_seed(0)).cuda()
+    prompts = [tokens[i : i + 1, :length] for i, length in enumerate((700, 9, 4999, 4000, 33, 512))]
+
+    def logits(order):
+        decoder.reserve(5008)
+        for row, i in enumerate(order):
+            decoder.model.base_model(
+                prompts[i][:, :-1], past_key_values=decoder.fill(row), use_cache=True
+            )
+        found = decoder.decode([Ask(prompts[i], 6) for i in order])
+        return dict(
+            zip(order, zip(found, decoder._reserved().logits.clone(), strict=False), strict=True)
+        )
+
+    with torch.no_grad():
+        whole = logits([0, 1, 2, 3, 4, 5])
+        for order in ([5, 4, 3, 2, 1, 0], [1], [0, 3]):
+            for i, (answer, last) in logits(order).items():
+                assert answer == whole[i][0] and torch.equal(last, whole[i][1])
 
 
 def test_a_captured_step_is_used_again(tmp_path):
@@ -88,15 +118,19 @@ def test_tokens_per_second(capsys):
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config).to("cuda", torch.bfloat16).eval()
     prompt = torch.randint(9, 150000, (1, 8000), device="cuda")
-    decoder, seconds = StepDecoder(model, capture=True), {}
-    for _ in range(2):  # the first captures
-        with torch.no_grad():
-            cache = decoder.cache(8192)
-            model.base_model(prompt[:, :-1], past_key_values=cache, use_cache=True)
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            decoder.decode(prompt, 128)
-            seconds["graph"] = time.perf_counter() - start
+    seconds = {}
+    for rows, name in ((1, "graph"), (8, "graph, 8 together")):
+        decoder = StepDecoder(model, capture=True, rows=rows)
+        decoder.reserve(8192)
+        for _ in range(2):  # the first captures
+            with torch.no_grad():
+                for row in range(rows):
+                    cache = decoder.fill(row)
+                    model.base_model(prompt[:, :-1], past_key_values=cache, use_cache=True)
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                decoder.decode([Ask(prompt, 128)] * rows)
+                seconds[name] = (time.perf_counter() - start) / rows
     for tokens in (1, 129):
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -105,6 +139,6 @@ def test_tokens_per_second(capsys):
         seconds[tokens] = time.perf_counter() - start
     seconds["generate"] = seconds[129] - seconds[1]
     with capsys.disabled():
-        for name in ("graph", "generate"):
+        for name in ("graph", "graph, 8 together", "generate"):
             print(f"\n{name}: {128 / seconds[name]:.0f} tokens/s at 8,000 tokens", end="")
-    assert seconds["graph"] < seconds["generate"]
+    assert seconds["graph, 8 together"] < seconds["graph"] < seconds["generate"]

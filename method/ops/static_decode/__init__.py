@@ -1,4 +1,4 @@
-"""Dense attention of one new token over buffers that are longer than the text so far.
+"""Dense attention of one new token per row over buffers that are longer than the texts so far.
 
-The length is a tensor on the device, so a step can be captured once and replayed for every token.
+The lengths are a tensor on the device, so a step can be captured once and replayed for every token.
 """

@@ -1,17 +1,19 @@
-"""Masked SDPA over the whole buffer: the reference, and what runs on a CPU."""
+"""Row by row, over the keys that exist: the reference, and what runs on a CPU."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from method.ops.dense import dense_decode
 
 
 def static_decode_torch(
     query: Tensor, key: Tensor, value: Tensor, length: Tensor, *, scale: float
 ) -> Tensor:
-    """Exact attention of one new token to the first ``length`` keys; see ``static_decode_triton``."""
-    seen = torch.arange(key.shape[2], device=key.device) < length
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen[None, None, None], scale=scale, enable_gqa=True
-    )
+    """Exact attention of one new token to the first keys of its row; see ``static_decode_triton``."""
+    rows = []
+    for row, seen in enumerate(length.tolist()):
+        one = slice(row, row + 1)
+        rows.append(dense_decode(query[one], key[one, :, :seen], value[one, :, :seen], scale))
+    return torch.cat(rows)
