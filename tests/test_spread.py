@@ -13,7 +13,7 @@ from torch import nn
 from method.attention import PrefillResult
 from rr_bench.config.schema import ModelSettings
 from rr_bench.model import spread
-from rr_bench.model.graph import why_not
+from rr_bench.model.choice import why_not
 from rr_bench.model.lm import SparseHFLM
 from rr_bench.model.loading import load_model
 from rr_bench.model.recorder import Recorder
