@@ -19,10 +19,10 @@ pytestmark = [
 ]
 
 LAUNCHES = [
-    HopperLaunch(stages, pingpong, grouped)
-    for stages in (2, 3)
+    HopperLaunch(pingpong=pingpong, group_heads=grouped, late=late)
     for pingpong in (True, False)
     for grouped in (True, False)
+    for late in (True, False)
 ]
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 2e-2}
 LONG = [
@@ -53,6 +53,22 @@ def test_kernel_matches_the_reference(case, launch, poisoned):
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_fp16_matches_the_reference(case, poisoned):
     check(case, torch.float16, HopperLaunch())
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0, 5.0])
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_maxima_that_grow_are_followed(case, scale, poisoned):
+    """Sums and outputs are rescaled only when a maximum has grown by 8 powers of two."""
+    query, key, value = tensors(case, torch.bfloat16, "cuda", seed=3)
+    # Later keys are larger, and lists are walked from their end: both directions occur.
+    growth = torch.linspace(0.2, 3.0, case.k_len, device="cuda").to(key.dtype)
+    for factors in (growth, growth.flip(0)):
+        grown = key * factors[:, None]
+        mask = random_mask(case, "cuda", seed=7)
+        truth, truth_lse = reference_attention(query, grown, value, mask, scale=scale)
+        output, lse = block_sparse_hopper(query, grown, value, mask, scale=scale, with_lse=True)
+        torch.testing.assert_close(output, truth, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(lse, truth_lse, atol=1e-3, rtol=1e-3)
 
 
 def test_a_block_above_the_diagonal_does_not_leak(poisoned):

@@ -95,7 +95,7 @@ def _producer(
     heads, group, rows, q_len, k_len, tiles, together = problem
     q_desc, k_desc, v_desc = descs
     q_bufs, k_bufs, v_bufs = buffers
-    q_ready, q_free, k_ready, k_free, v_ready, v_free, turns = bars
+    q_ready, q_free, k_ready, k_free, v_ready, v_free = bars
     step = 0
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
@@ -109,11 +109,12 @@ def _producer(
         head = member % heads
         kv_head = head // group
         for half in gl.static_range(2):
-            mbarrier.wait(q_free.index(half), (turn & 1) ^ 1)
-            mbarrier.expect(q_ready.index(half), q_desc.block_type.nbytes)
+            at = (turn % 2) * 2 + half
+            mbarrier.wait(q_free.index(at), ((turn // 2) & 1) ^ 1)
+            mbarrier.expect(q_ready.index(at), q_desc.block_type.nbytes)
             start = row * ROW + half * (ROW // 2)
             tma.async_copy_global_to_shared(
-                q_desc, [item, head, start, 0], q_ready.index(half), q_bufs.index(half)
+                q_desc, [item, head, start, 0], q_ready.index(at), q_bufs.index(at)
             )
         steps = gl.maximum(count, 1)
         for back in range(0, steps):
@@ -138,60 +139,229 @@ def _producer(
 
 
 @gluon.jit
-def _softmax(
-    logits, peak, norm, factor, query_at, key_at, k_len,
+def _turn_begins(step, WHO: gl.constexpr):
+    """Wait until the other consumer has handed over the tensor cores (a named barrier of both)."""
+    if WHO == 0:
+        gl.inline_asm_elementwise(
+            "bar.sync 8, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
+        )
+    else:
+        gl.inline_asm_elementwise(
+            "bar.sync 9, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
+        )
+
+
+@gluon.jit
+def _turn_ends(step, WHO: gl.constexpr):
+    """Hand the tensor cores to the other consumer, without waiting for it."""
+    if WHO == 0:
+        gl.inline_asm_elementwise(
+            "bar.arrive 9, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
+        )
+    else:
+        gl.inline_asm_elementwise(
+            "bar.arrive 8, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
+        )
+
+
+@gluon.constexpr_function
+def _grown() -> str:
+    """Assembly for the maxima of a thread's two rows: new ones if any of the warp's has grown by 8.
+
+    Arguments are the thread's own maxima of a block and the old ones of the rows, which the four threads
+    of a row hold alike. Only if they change are they exchanged.
+    """
+    lines = [
+        "{", ".reg .pred mine, any;", ".reg .f32 limit, other;",
+        "mov.f32 $0, $4;", "mov.f32 $1, $5;",
+        "add.f32 limit, $4, 0f41000000;", "setp.gt.f32 mine, $2, limit;",
+        "add.f32 limit, $5, 0f41000000;", "setp.gt.or.f32 mine, $3, limit, mine;",
+        "vote.sync.any.pred any, mine, 0xffffffff;", "@!any bra KEPT;",
+    ]  # fmt: skip
+    for row in range(2):
+        lines.append(f"max.f32 ${row}, ${row + 2}, ${row + 4};")
+        for lane in (1, 2):
+            lines.append(f"shfl.sync.bfly.b32 other, ${row}, {lane}, 0x1f, 0xffffffff;")
+            lines.append(f"max.f32 ${row}, ${row}, other;")
+    return "\n".join([*lines, "KEPT:", "}"])
+
+
+@gluon.constexpr_function
+def _scaled(count: int) -> str:
+    """Assembly that multiplies a thread's ``count`` values, unless all factors of its warp are 1.
+
+    Values are pairs of neighbours of its two rows in turns, so factors 0 and 2 are those of its rows.
+    """
+    factors = range(2 * count, 3 * count)
+    lines = [
+        "{", ".reg .pred mine, any;", f"setp.ne.f32 mine, ${factors[0]}, 0f3F800000;",
+        f"setp.ne.or.f32 mine, ${factors[2]}, 0f3F800000, mine;",
+        "vote.sync.any.pred any, mine, 0xffffffff;", "@!any bra KEPT;",
+    ]  # fmt: skip
+    lines += [f"mul.f32 ${at}, ${at}, ${factors[at]};" for at in range(count)]
+    return "\n".join([*lines, "KEPT:", "}"])
+
+
+@gluon.constexpr_function
+def _in_place(count: int) -> str:
+    """Constraints of :func:`_scaled`: values are changed where they are."""
+    return ",".join(["=f"] * count + [str(at) for at in range(count)] + ["f"] * count)
+
+
+@gluon.jit
+def _softmax_parts(
+    logits, peak, factor, query_at, key_at, k_len,
     MASKED: gl.constexpr,
 ):  # fmt: skip
-    """Weights of one block, and the running maximum and sum with it; ``shrink`` is for the past."""
+    """A block's cells, the rows' new maxima, what to subtract, and ``shrink`` for the past.
+
+    logits are [64 queries, ROW keys]. Of each row, four threads hold a quarter: pairs, eight columns
+    apart. Cells are [64, 4, ROW / 32, 4 threads, 2]; everything by row is [64, 4 threads], so that no
+    thread asks another for anything.
+    """
     if MASKED:
         seen = (key_at[None, :] <= query_at[:, None]) & (key_at < k_len)[None, :]
         logits = gl.where(seen, logits, float("-inf"))
-    # logits and weights are [64 queries, ROW keys]; peak (m_i), norm (l_i) and shrink are [64].
-    new_peak = gl.maximum(peak, gl.max(logits, 1) * factor)
+    rows: gl.constexpr = logits.shape[0]
+    keys: gl.constexpr = logits.shape[1]
+    cells = logits.reshape([rows, 4, keys // 32, 4, 2])
+    top = gl.max(gl.max(gl.max(cells, 1), 3), 1)
+    top = gl.convert_layout(top, peak.type.layout, assert_trivial=True)
+    new_peak = gl.inline_asm_elementwise(
+        _grown(), "=&f,=&f,f,f,f,f", [top * factor, peak], gl.float32, is_pure=False, pack=2
+    )
     base = new_peak
     if MASKED:
         # A query that has seen no key yet: subtract 0, so that its weights are exp2(-inf) = 0.
         base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
-    weights = gl.exp2(logits * factor - base[:, None])
-    shrink = gl.exp2(peak - base)
-    norm = norm * shrink + gl.sum(weights, 1)
-    return weights, new_peak, norm, shrink
+    return cells, new_peak, base, gl.exp2(peak - base)
 
 
 @gluon.jit
-def _overlapped(
+def _of_row(value, like):
+    """[64, 4 threads] as [64, 1, 1, 4, 1] beside cells."""
+    C: gl.constexpr = like.type.layout
+    value = gl.convert_layout(
+        value, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(4, C))), assert_trivial=True
+    )
+    return gl.expand_dims(gl.expand_dims(gl.expand_dims(value, 1), 2), 4)
+
+
+@gluon.jit
+def _rescaled(acc, shrink, DIM: gl.constexpr):
+    """acc, [64, DIM], times ``shrink``, unless that is 1 for all rows of a warp, as it mostly is."""
+    cells = acc.reshape([acc.shape[0], DIM // 8, 4, 2])
+    C: gl.constexpr = cells.type.layout
+    shrink = gl.convert_layout(
+        shrink, gl.SliceLayout(1, gl.SliceLayout(3, C)), assert_trivial=True
+    )
+    shrink = gl.expand_dims(gl.expand_dims(shrink, 1), 3) + gl.zeros_like(cells)
+    cells = gl.inline_asm_elementwise(
+        _scaled(DIM // 2), _in_place(DIM // 2), [cells, shrink], gl.float32, is_pure=False, pack=DIM // 2
+    )
+    return gl.convert_layout(cells.reshape([acc.shape[0], DIM]), acc.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def _step(
     q, acc, p, peak, norm, factor, query_at, key_at, k_len, step, buffers, bars,
     WHO: gl.constexpr, STAGES: gl.constexpr, ROW: gl.constexpr, DIM: gl.constexpr,
     S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr,
-    MASKED: gl.constexpr, PINGPONG: gl.constexpr,
+    MASKED: gl.constexpr, FIRST: gl.constexpr, PINGPONG: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
-    """Logits of block ``step`` beside the values of block ``step - 1``; then the softmax."""
+    """Logits of block ``step`` beside the values of block ``step - 1``; then the softmax.
+
+    ``FIRST``: block ``step`` begins a tile, so ``acc`` is complete for the tile before and is returned
+    as it is.
+    """
     # q is [64, DIM], k [DIM, ROW], v [ROW, DIM]; logits and p are [64, ROW], acc is [64, DIM].
     q_bufs, k_bufs, v_bufs = buffers
-    q_ready, q_free, k_ready, k_free, v_ready, v_free, turns = bars
+    q_ready, q_free, k_ready, k_free, v_ready, v_free = bars
     stage = step % STAGES
-    before = (step - 1) % STAGES
+    before = (step + STAGES - 1) % STAGES
     k = k_bufs.index(stage).reshape([ROW, DIM]).permute((1, 0))
     v = v_bufs.index(before).reshape([ROW, DIM])
     zeros = gl.zeros([ROW // 2, ROW], gl.float32, S_LAYOUT)
     mbarrier.wait(k_ready.index(stage), (step // STAGES) & 1)
     if PINGPONG:
-        mbarrier.wait(turns.index(WHO), (step & 1) ^ (1 - WHO))
+        _turn_begins(step, WHO)
     logits = warpgroup_mma(q, k, zeros, use_acc=False, is_async=True)
+    if not LATE:
+        mbarrier.wait(v_ready.index(before), ((step + STAGES - 1) // STAGES + 1) & 1, pred=step > 0)
     acc = warpgroup_mma(p, v, acc, is_async=True)
     if PINGPONG:
-        mbarrier.arrive(turns.index(1 - WHO), count=1)
+        _turn_ends(step, WHO)
     logits = warpgroup_mma_wait(1, [logits])
-    mbarrier.arrive(k_free.index(stage), count=1)
-    weights, peak, norm, shrink = _softmax(logits, peak, norm, factor, query_at, key_at, k_len, MASKED)
-    # Needed by the next product only. Waiting here, in a branch of its own, keeps the assembler from
-    # moving the softmax behind the wait for the product that is to run beside it.
-    mbarrier.wait(v_ready.index(stage), (step // STAGES) & 1)
+    if EARLY:
+        mbarrier.arrive(k_free.index(stage), count=1)
+    if FIRST:
+        peak = gl.full(peak.shape, float("-inf"), gl.float32, peak.type.layout)
+    cells, peak, base, shrink = _softmax_parts(logits, peak, factor, query_at, key_at, k_len, MASKED)
+    if LATE:
+        weights = gl.exp2(cells * factor - _of_row(base, cells))
+        parts = gl.sum(gl.sum(gl.sum(weights, 4), 2), 1)
+        parts = gl.convert_layout(parts, peak.type.layout, assert_trivial=True)
+        norm = parts if FIRST else norm * shrink + parts
+        weights = gl.convert_layout(weights.reshape([ROW // 2, ROW]), S_LAYOUT, assert_trivial=True)
+        if k.dtype == gl.bfloat16:
+            p = gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [weights], k.dtype, is_pure=False, pack=2)
+        else:
+            p = gl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [weights], k.dtype, is_pure=False, pack=2)
+        p = gl.convert_layout(p, P_LAYOUT)
+        mbarrier.wait(v_ready.index(stage), (step // STAGES) & 1)
+    # The values' product has had the time of the maxima.
     acc = warpgroup_mma_wait(0, [acc])
-    mbarrier.arrive(v_free.index(before), count=1)
-    acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, O_LAYOUT))[:, None]
-    p = gl.convert_layout(weights.to(k.dtype), P_LAYOUT)
+    if not EARLY:
+        mbarrier.arrive(k_free.index(stage), count=1)
+    if FIRST:
+        # Before the very first block there are no values: that product is thrown away.
+        mbarrier.arrive(v_free.index(before), count=1, pred=step > 0)
+    else:
+        mbarrier.arrive(v_free.index(before), count=1)
+        acc = _rescaled(acc, shrink, DIM)
+    if not LATE:
+        weights = gl.exp2(cells * factor - _of_row(base, cells))
+        parts = gl.sum(gl.sum(gl.sum(weights, 4), 2), 1)
+        parts = gl.convert_layout(parts, peak.type.layout, assert_trivial=True)
+        norm = parts if FIRST else norm * shrink + parts
+        weights = gl.convert_layout(weights.reshape([ROW // 2, ROW]), S_LAYOUT, assert_trivial=True)
+        p = gl.convert_layout(weights.to(k.dtype), P_LAYOUT)
     return acc, p, peak, norm
+
+
+@gluon.jit
+def _write(
+    acc, peak, norm, member, start, out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, heads, q_len,
+    HALF: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, O_LAYOUT: gl.constexpr,
+    WITH_LSE: gl.constexpr, WIDE: gl.constexpr,
+):  # fmt: skip
+    """Normalise and store 64 rows of the output, and their log-sum-exp if asked for."""
+    norm = gl.sum(norm, 1)
+    # `norm` is 0 only for a query that has seen no key: it gets 0 as well.
+    blind = norm == 0.0
+    share = gl.where(blind, 0.0, 1.0 / norm)
+    acc = acc * gl.convert_layout(share, gl.SliceLayout(1, O_LAYOUT))[:, None]
+    item = (member // heads).to(gl.int64)
+    head = (member % heads).to(gl.int64)
+    result = acc.to(out_ptr.dtype.element_ty)
+    if WIDE:
+        # A thread holds two neighbours of a row; 16 bytes a thread make whole lines.
+        layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // DIM, DIM // 8], [4, 1], [1, 0])
+        result = gl.convert_layout(result, layout)
+    L: gl.constexpr = result.type.layout
+    tokens = start + gl.arange(0, HALF, layout=gl.SliceLayout(1, L))
+    dims = gl.arange(0, DIM, layout=gl.SliceLayout(0, L))
+    out = out_ptr + item * stride_ob + head * stride_oh
+    out += tokens.to(gl.int64)[:, None] * stride_ol + dims[None, :]
+    live = (tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
+    gl.store(out, result, mask=live)
+    if WITH_LSE:
+        # Back from base 2: multiply by ln 2.
+        lse = (gl.max(peak, 1) + gl.log2(gl.where(blind, 1.0, norm))) * 0.6931471805599453
+        lse = gl.where(blind, float("-inf"), lse)
+        at = start + gl.arange(0, HALF, layout=lse.type.layout)
+        lse_head = lse_ptr + member.to(gl.int64) * q_len
+        gl.store(lse_head + at, lse, mask=at < q_len)
 
 
 @gluon.jit
@@ -200,21 +370,32 @@ def _consumer(
     problem, lists, buffers, bars, slots, tile_bars,
     WHO: gl.constexpr, ROW: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr,
     STAGES: gl.constexpr, ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr,
-    PINGPONG: gl.constexpr,
+    PINGPONG: gl.constexpr, WIDE: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
-    """Attention of 64 queries of every tile; ``WHO`` is 0 for the first half of the row, 1 else."""
+    """Attention of 64 queries of every tile; ``WHO`` is 0 for the first half of the row, 1 else.
+
+    A tile's last product runs beside the next tile's first one, as any two blocks' do.
+    """
     HALF: gl.constexpr = ROW // 2
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, ROW, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DIM, 16])
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     heads, group, rows, q_len, k_len, tiles, together = problem
     q_bufs, k_bufs, v_bufs = buffers
-    q_ready, q_free, k_ready, k_free, v_ready, v_free, turns = bars
-    q = q_bufs.index(WHO).reshape([HALF, DIM])
+    q_ready, q_free, k_ready, k_free, v_ready, v_free = bars
     keys = gl.arange(0, ROW, layout=gl.SliceLayout(0, S_LAYOUT))
     queries = gl.arange(0, HALF, layout=gl.SliceLayout(1, S_LAYOUT))
     step = 0
     turn = 0
+    done_member = 0
+    done_start = 0
+    acc = gl.zeros([HALF, DIM], gl.float32, O_LAYOUT)
+    p = gl.zeros([HALF, ROW], k_bufs.dtype, P_LAYOUT)
+    empty = gl.zeros([HALF, ROW], gl.float32, S_LAYOUT).reshape([HALF, 4, ROW // 32, 4, 2])
+    norm = gl.sum(gl.sum(gl.sum(empty, 4), 2), 1)
+    peak = norm
+    if PINGPONG and WHO == 1:
+        _turn_ends(step, 1)
     tile, count, block = _announced(turn, slots, tile_bars)
     while tile < tiles:
         member, row, blocks, length = _place(tile, problem, lists)
@@ -223,70 +404,57 @@ def _consumer(
         # Nothing is inside if the list is empty: every weight is 0 then.
         inside = gl.where(count > 0, k_len, 0)
         end = step + gl.maximum(count, 1)
-        peak = gl.full([HALF], float("-inf"), gl.float32, gl.SliceLayout(1, S_LAYOUT))
-        norm = gl.full([HALF], 0.0, gl.float32, gl.SliceLayout(1, S_LAYOUT))
-
-        stage = step % STAGES
-        k = k_bufs.index(stage).reshape([ROW, DIM]).permute((1, 0))
-        zeros = gl.zeros([HALF, ROW], gl.float32, S_LAYOUT)
-        mbarrier.wait(q_ready.index(WHO), turn & 1)
-        mbarrier.wait(k_ready.index(stage), (step // STAGES) & 1)
-        if PINGPONG:
-            mbarrier.wait(turns.index(WHO), (step & 1) ^ (1 - WHO))
-        logits = warpgroup_mma(q, k, zeros, use_acc=False, is_async=True)
-        if PINGPONG:
-            mbarrier.arrive(turns.index(1 - WHO), count=1)
-        logits = warpgroup_mma_wait(0, [logits])
-        mbarrier.arrive(k_free.index(stage), count=1)
-        weights, peak, norm, shrink = _softmax(
-            logits, peak, norm, factor, query_at, block * ROW + keys, inside, True
-        )
-        p = gl.convert_layout(weights.to(k.dtype), P_LAYOUT)
+        at = (turn % 2) * 2 + WHO
+        q = q_bufs.index(at).reshape([HALF, DIM])
+        mbarrier.wait(q_ready.index(at), (turn // 2) & 1)
+        done_peak = peak
+        done_norm = norm
+        acc, p, peak, norm = _step(
+            q, acc, p, peak, norm, factor, query_at, block * ROW + keys, inside, step, buffers,
+            bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, True, PINGPONG,
+            EARLY, LATE,
+        )  # fmt: skip
+        if turn > 0:
+            _write(
+                acc, done_peak, done_norm, done_member, done_start, out_ptr, lse_ptr,
+                stride_ob, stride_oh, stride_ol, heads, q_len,
+                HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE, WIDE,
+            )  # fmt: skip
         acc = gl.zeros([HALF, DIM], gl.float32, O_LAYOUT)
-        mbarrier.wait(v_ready.index(stage), (step // STAGES) & 1)
         step += 1
         if not ALIGNED and step < end:
             # A row that straddles two key blocks has a second one with future keys.
             block = gl.load(blocks + (count - 2))
-            acc, p, peak, norm = _overlapped(
+            acc, p, peak, norm = _step(
                 q, acc, p, peak, norm, factor, query_at, block * ROW + keys, k_len, step, buffers,
-                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, PINGPONG,
+                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, False, PINGPONG,
+                EARLY, LATE,
             )  # fmt: skip
             step += 1
         while step < end:
-            acc, p, peak, norm = _overlapped(
+            acc, p, peak, norm = _step(
                 q, acc, p, peak, norm, factor, query_at, keys, k_len, step, buffers,
-                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, False, PINGPONG,
+                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, False, False, PINGPONG,
+                EARLY, LATE,
             )  # fmt: skip
             step += 1
-        mbarrier.arrive(q_free.index(WHO), count=1)
-        before = (step - 1) % STAGES
-        v = v_bufs.index(before).reshape([ROW, DIM])
-        acc = warpgroup_mma(p, v, acc, is_async=True)
-        acc = warpgroup_mma_wait(0, [acc])
-        mbarrier.arrive(v_free.index(before), count=1)
-
-        # `norm` is 0 only for a query that has seen no key: it gets 0 as well.
-        blind = norm == 0.0
-        share = gl.where(blind, 0.0, 1.0 / norm)
-        acc = acc * gl.convert_layout(share, gl.SliceLayout(1, O_LAYOUT))[:, None]
-        item = (member // heads).to(gl.int64)
-        head = (member % heads).to(gl.int64)
-        tokens = start + gl.arange(0, HALF, layout=gl.SliceLayout(1, O_LAYOUT))
-        dims = gl.arange(0, DIM, layout=gl.SliceLayout(0, O_LAYOUT))
-        out = out_ptr + item * stride_ob + head * stride_oh
-        out += tokens.to(gl.int64)[:, None] * stride_ol + dims[None, :]
-        live = (tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
-        gl.store(out, acc.to(out_ptr.dtype.element_ty), mask=live)
-        if WITH_LSE:
-            # Back from base 2: multiply by ln 2.
-            lse = (peak + gl.log2(gl.where(blind, 1.0, norm))) * 0.6931471805599453
-            lse = gl.where(blind, float("-inf"), lse)
-            at = start + queries
-            lse_head = lse_ptr + member.to(gl.int64) * q_len
-            gl.store(lse_head + at, lse, mask=at < q_len)
+        mbarrier.arrive(q_free.index(at), count=1)
+        done_member = member
+        done_start = start
         turn += 1
         tile, count, block = _announced(turn, slots, tile_bars)
+    if turn > 0:
+        before = (step + STAGES - 1) % STAGES
+        v = v_bufs.index(before).reshape([ROW, DIM])
+        if not LATE:
+            mbarrier.wait(v_ready.index(before), ((step + STAGES - 1) // STAGES + 1) & 1)
+        acc = warpgroup_mma(p, v, acc, is_async=True)
+        acc = warpgroup_mma_wait(0, [acc])
+        _write(
+            acc, peak, norm, done_member, done_start, out_ptr, lse_ptr,
+            stride_ob, stride_oh, stride_ol, heads, q_len,
+            HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE, WIDE,
+        )  # fmt: skip
 
 
 @gluon.jit
@@ -297,6 +465,7 @@ def sparse_gluon_kernel(
     heads, group, rows, q_len, k_len, tiles, together, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, ROW: gl.constexpr, STAGES: gl.constexpr,
     ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr, PINGPONG: gl.constexpr,
+    WIDE: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
     CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs fetch tiles as they get free.
@@ -305,13 +474,12 @@ def sparse_gluon_kernel(
     """
     HALF: gl.constexpr = ROW // 2
     # Shared memory: both halves of the queries, and a ring of STAGES blocks of keys and of values.
-    q_bufs = gl.allocate_shared_memory(q_desc.dtype, [2, 1, 1, HALF, DIM], q_desc.layout)
+    q_bufs = gl.allocate_shared_memory(q_desc.dtype, [4, 1, 1, HALF, DIM], q_desc.layout)
     k_bufs = gl.allocate_shared_memory(k_desc.dtype, [STAGES, 1, 1, ROW, DIM], k_desc.layout)
     v_bufs = gl.allocate_shared_memory(v_desc.dtype, [STAGES, 1, 1, ROW, DIM], v_desc.layout)
     # Barriers: `ready` when a copy has landed, `free` when it has been read, `turns` between consumers.
-    q_ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    q_free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_ready = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
+    q_free = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -319,9 +487,9 @@ def sparse_gluon_kernel(
     tile_bars = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
     slots = gl.allocate_shared_memory(gl.int32, [2, 4], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     for half in gl.static_range(2):
-        mbarrier.init(q_ready.index(half), count=1)
-        mbarrier.init(q_free.index(half), count=1)
-        mbarrier.init(turns.index(half), count=1)
+        for slot in gl.static_range(2):
+            mbarrier.init(q_ready.index(2 * slot + half), count=1)
+            mbarrier.init(q_free.index(2 * slot + half), count=1)
         mbarrier.init(tile_bars.index(half), count=1)
         mbarrier.init(tile_bars.index(2 + half), count=2)
     for stage in gl.static_range(STAGES):
@@ -334,19 +502,19 @@ def sparse_gluon_kernel(
     problem = (heads, group, rows, q_len, k_len, tiles, together)
     lists = (index_ptr, count_ptr, stride_ib, stride_ih, stride_ir, stride_cb, stride_ch, stride_cr)
     buffers = (q_bufs, k_bufs, v_bufs)
-    bars = (q_ready, q_free, k_ready, k_free, v_ready, v_free, turns)
+    bars = (q_ready, q_free, k_ready, k_free, v_ready, v_free)
     descs = (q_desc, k_desc, v_desc)
     gl.warp_specialize(
         [
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG,
+                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, WIDE, EARLY, LATE,
             )),
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG,
+                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, WIDE, EARLY, LATE,
             )),
             (_producer, (
                 descs, problem, lists, buffers, bars, slots, tile_bars, counter_ptr,
