@@ -125,17 +125,16 @@ def test_attention_kernel_compiles_with_tensor_descriptors(dim):
     assert "cp.async.bulk.tensor" in compiled.asm["ptx"]
 
 
-@pytest.mark.parametrize("pingpong", [True, False])
 @pytest.mark.parametrize(
     ("dim", "dtype", "stages", "aligned", "with_lse"),
     [(128, "bf16", 2, True, False), (128, "fp16", 2, False, True), (96, "bf16", 2, True, True),
      (64, "bf16", 4, False, False)],
 )  # fmt: skip
-def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse, pingpong):
-    launch = HopperLaunch(stages=stages, pingpong=pingpong)
+def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse):
+    launch = HopperLaunch(stages=stages)
     padded = padded_head(dim)
     constants = {"HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": stages, "ALIGNED": aligned}
-    constants |= {"WITH_LSE": with_lse, "PINGPONG": launch.pingpong, "POLY": pingpong, "WIDE": True}
+    constants |= {"WITH_LSE": with_lse}
     constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), launch.registers, strict=True))
     tile = f"{padded}],{shared_layout(padded)!r}>"
     pointers = {"q_desc": f"tensordesc<{dtype}[1, 1, 64, {tile}"}

@@ -24,18 +24,12 @@ class HopperLaunch:
 
     Attributes:
         stages: key and value blocks in flight.
-        pingpong: consumers take turns, so that one computes its softmax beside the other's products.
         group_heads: finish the heads of one KV head before the next, for the cache's sake; by default
             where the keys and values of all heads do not fit into it.
-        wide: results are exchanged so that a thread stores 16 bytes.
     """
 
     stages: int = 2
-    pingpong: bool = True
     group_heads: bool | None = None
-    wide: bool = True
-    early: bool = True
-    late: bool = False
 
     @property
     def warps(self) -> int:
@@ -104,8 +98,6 @@ def block_sparse_hopper(
         group if grouped else batch * heads, scale * LOG2_E,
         HEAD_DIM=dim, DIM=padded, ROW=BLOCK, STAGES=launch.stages,
         ALIGNED=(mask.k_len - q_len) % BLOCK == 0, WITH_LSE=with_lse,
-        PINGPONG=launch.pingpong, WIDE=launch.wide,
-        EARLY=launch.early, LATE=launch.late,
         CONSUMER_REGS=launch.registers[0], PRODUCER_REGS=launch.registers[1],
         num_warps=launch.warps,
     )  # fmt: skip

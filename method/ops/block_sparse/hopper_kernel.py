@@ -3,8 +3,9 @@
 One tile is one query row (128 tokens) of one head. The producer walks the row's list of key blocks
 and asks the copy engine for their keys and values, a ring of stages ahead. Each consumer owns 64
 queries and overlaps the softmax of one block with the matrix products of its neighbours, as
-FlashAttention-3 (arXiv 2407.08608) does. Lists are walked from their end, so that the diagonal
-block comes first and the blocks after it need no token mask.
+FlashAttention-3 (arXiv 2407.08608) does; a row's last product runs beside the next row's first, so
+short lists cost no more per block than long ones. Lists are walked from their end, so that the
+diagonal block comes first and the blocks after it need no token mask.
 
 Written in Gluon, which has no interpreter: :mod:`method.ops.block_sparse.triton` is the same function
 for every other chip, and :mod:`method.ops.block_sparse.reference` the truth for both.
@@ -25,6 +26,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+
+from method.ops.block_sparse.hopper_softmax import exponentials, maxima, no_maxima, rescaled
 
 
 @gluon.jit
@@ -164,115 +167,17 @@ def _turn_ends(step, WHO: gl.constexpr):
         )
 
 
-@gluon.constexpr_function
-def _grown() -> str:
-    """Assembly for the maxima of a thread's two rows: new ones if any of the warp's has grown by 8.
-
-    Arguments are the thread's own maxima of a block and the old ones of the rows, which the four threads
-    of a row hold alike. Only if they change are they exchanged.
-    """
-    lines = [
-        "{", ".reg .pred mine, any;", ".reg .f32 limit, other;",
-        "mov.f32 $0, $4;", "mov.f32 $1, $5;",
-        "add.f32 limit, $4, 0f41000000;", "setp.gt.f32 mine, $2, limit;",
-        "add.f32 limit, $5, 0f41000000;", "setp.gt.or.f32 mine, $3, limit, mine;",
-        "vote.sync.any.pred any, mine, 0xffffffff;", "@!any bra KEPT;",
-    ]  # fmt: skip
-    for row in range(2):
-        lines.append(f"max.f32 ${row}, ${row + 2}, ${row + 4};")
-        for lane in (1, 2):
-            lines.append(f"shfl.sync.bfly.b32 other, ${row}, {lane}, 0x1f, 0xffffffff;")
-            lines.append(f"max.f32 ${row}, ${row}, other;")
-    return "\n".join([*lines, "KEPT:", "}"])
-
-
-@gluon.constexpr_function
-def _scaled(count: int) -> str:
-    """Assembly that multiplies a thread's ``count`` values, unless all factors of its warp are 1.
-
-    Values are pairs of neighbours of its two rows in turns, so factors 0 and 2 are those of its rows.
-    """
-    factors = range(2 * count, 3 * count)
-    lines = [
-        "{", ".reg .pred mine, any;", f"setp.ne.f32 mine, ${factors[0]}, 0f3F800000;",
-        f"setp.ne.or.f32 mine, ${factors[2]}, 0f3F800000, mine;",
-        "vote.sync.any.pred any, mine, 0xffffffff;", "@!any bra KEPT;",
-    ]  # fmt: skip
-    lines += [f"mul.f32 ${at}, ${at}, ${factors[at]};" for at in range(count)]
-    return "\n".join([*lines, "KEPT:", "}"])
-
-
-@gluon.constexpr_function
-def _in_place(count: int) -> str:
-    """Constraints of :func:`_scaled`: values are changed where they are."""
-    return ",".join(["=f"] * count + [str(at) for at in range(count)] + ["f"] * count)
-
-
-@gluon.jit
-def _softmax_parts(
-    logits, peak, factor, query_at, key_at, k_len,
-    MASKED: gl.constexpr,
-):  # fmt: skip
-    """A block's cells, the rows' new maxima, what to subtract, and ``shrink`` for the past.
-
-    logits are [64 queries, ROW keys]. Of each row, four threads hold a quarter: pairs, eight columns
-    apart. Cells are [64, 4, ROW / 32, 4 threads, 2]; everything by row is [64, 4 threads], so that no
-    thread asks another for anything.
-    """
-    if MASKED:
-        seen = (key_at[None, :] <= query_at[:, None]) & (key_at < k_len)[None, :]
-        logits = gl.where(seen, logits, float("-inf"))
-    rows: gl.constexpr = logits.shape[0]
-    keys: gl.constexpr = logits.shape[1]
-    cells = logits.reshape([rows, 4, keys // 32, 4, 2])
-    top = gl.max(gl.max(gl.max(cells, 1), 3), 1)
-    top = gl.convert_layout(top, peak.type.layout, assert_trivial=True)
-    new_peak = gl.inline_asm_elementwise(
-        _grown(), "=&f,=&f,f,f,f,f", [top * factor, peak], gl.float32, is_pure=False, pack=2
-    )
-    base = new_peak
-    if MASKED:
-        # A query that has seen no key yet: subtract 0, so that its weights are exp2(-inf) = 0.
-        base = gl.where(new_peak == float("-inf"), 0.0, new_peak)
-    return cells, new_peak, base, gl.exp2(peak - base)
-
-
-@gluon.jit
-def _of_row(value, like):
-    """[64, 4 threads] as [64, 1, 1, 4, 1] beside cells."""
-    C: gl.constexpr = like.type.layout
-    value = gl.convert_layout(
-        value, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(4, C))), assert_trivial=True
-    )
-    return gl.expand_dims(gl.expand_dims(gl.expand_dims(value, 1), 2), 4)
-
-
-@gluon.jit
-def _rescaled(acc, shrink, DIM: gl.constexpr):
-    """acc, [64, DIM], times ``shrink``, unless that is 1 for all rows of a warp, as it mostly is."""
-    cells = acc.reshape([acc.shape[0], DIM // 8, 4, 2])
-    C: gl.constexpr = cells.type.layout
-    shrink = gl.convert_layout(
-        shrink, gl.SliceLayout(1, gl.SliceLayout(3, C)), assert_trivial=True
-    )
-    shrink = gl.expand_dims(gl.expand_dims(shrink, 1), 3) + gl.zeros_like(cells)
-    cells = gl.inline_asm_elementwise(
-        _scaled(DIM // 2), _in_place(DIM // 2), [cells, shrink], gl.float32, is_pure=False, pack=DIM // 2
-    )
-    return gl.convert_layout(cells.reshape([acc.shape[0], DIM]), acc.type.layout, assert_trivial=True)
-
-
 @gluon.jit
 def _step(
     q, acc, p, peak, norm, factor, query_at, key_at, k_len, step, buffers, bars,
     WHO: gl.constexpr, STAGES: gl.constexpr, ROW: gl.constexpr, DIM: gl.constexpr,
     S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, P_LAYOUT: gl.constexpr,
-    MASKED: gl.constexpr, FIRST: gl.constexpr, PINGPONG: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
+    MASKED: gl.constexpr, FIRST: gl.constexpr,
 ):  # fmt: skip
     """Logits of block ``step`` beside the values of block ``step - 1``; then the softmax.
 
     ``FIRST``: block ``step`` begins a tile, so ``acc`` is complete for the tile before and is returned
-    as it is.
+    as it is. Before the very first block there are no values: that product is thrown away.
     """
     # q is [64, DIM], k [DIM, ROW], v [ROW, DIM]; logits and p are [64, ROW], acc is [64, DIM].
     q_bufs, k_bufs, v_bufs = buffers
@@ -283,49 +188,27 @@ def _step(
     v = v_bufs.index(before).reshape([ROW, DIM])
     zeros = gl.zeros([ROW // 2, ROW], gl.float32, S_LAYOUT)
     mbarrier.wait(k_ready.index(stage), (step // STAGES) & 1)
-    if PINGPONG:
-        _turn_begins(step, WHO)
+    _turn_begins(step, WHO)
     logits = warpgroup_mma(q, k, zeros, use_acc=False, is_async=True)
-    if not LATE:
-        mbarrier.wait(v_ready.index(before), ((step + STAGES - 1) // STAGES + 1) & 1, pred=step > 0)
+    # In a branch of its own between the two products; at the end of the step it would keep the
+    # assembler from packing the weights while the exponentials are computed.
+    mbarrier.wait(v_ready.index(before), ((step - 1) // STAGES) & 1, pred=step > 0)
     acc = warpgroup_mma(p, v, acc, is_async=True)
-    if PINGPONG:
-        _turn_ends(step, WHO)
+    _turn_ends(step, WHO)
     logits = warpgroup_mma_wait(1, [logits])
-    if EARLY:
-        mbarrier.arrive(k_free.index(stage), count=1)
+    mbarrier.arrive(k_free.index(stage), count=1)
     if FIRST:
         peak = gl.full(peak.shape, float("-inf"), gl.float32, peak.type.layout)
-    cells, peak, base, shrink = _softmax_parts(logits, peak, factor, query_at, key_at, k_len, MASKED)
-    if LATE:
-        weights = gl.exp2(cells * factor - _of_row(base, cells))
-        parts = gl.sum(gl.sum(gl.sum(weights, 4), 2), 1)
-        parts = gl.convert_layout(parts, peak.type.layout, assert_trivial=True)
-        norm = parts if FIRST else norm * shrink + parts
-        weights = gl.convert_layout(weights.reshape([ROW // 2, ROW]), S_LAYOUT, assert_trivial=True)
-        if k.dtype == gl.bfloat16:
-            p = gl.inline_asm_elementwise("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [weights], k.dtype, is_pure=False, pack=2)
-        else:
-            p = gl.inline_asm_elementwise("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [weights], k.dtype, is_pure=False, pack=2)
-        p = gl.convert_layout(p, P_LAYOUT)
-        mbarrier.wait(v_ready.index(stage), (step // STAGES) & 1)
-    # The values' product has had the time of the maxima.
+    cells, peak, base, shrink = maxima(logits, peak, factor, query_at, key_at, k_len, MASKED)
+    # The values' product has had the time of the maxima; the exponentials hide what follows it.
     acc = warpgroup_mma_wait(0, [acc])
-    if not EARLY:
-        mbarrier.arrive(k_free.index(stage), count=1)
-    if FIRST:
-        # Before the very first block there are no values: that product is thrown away.
-        mbarrier.arrive(v_free.index(before), count=1, pred=step > 0)
-    else:
-        mbarrier.arrive(v_free.index(before), count=1)
-        acc = _rescaled(acc, shrink, DIM)
-    if not LATE:
-        weights = gl.exp2(cells * factor - _of_row(base, cells))
-        parts = gl.sum(gl.sum(gl.sum(weights, 4), 2), 1)
-        parts = gl.convert_layout(parts, peak.type.layout, assert_trivial=True)
-        norm = parts if FIRST else norm * shrink + parts
-        weights = gl.convert_layout(weights.reshape([ROW // 2, ROW]), S_LAYOUT, assert_trivial=True)
-        p = gl.convert_layout(weights.to(k.dtype), P_LAYOUT)
+    mbarrier.arrive(v_free.index(before), count=1, pred=step > 0)
+    if not FIRST:
+        acc = rescaled(acc, shrink, DIM)
+    weights, parts = exponentials(cells, base, factor)
+    norm = parts if FIRST else norm * shrink + parts
+    weights = gl.convert_layout(weights.reshape([ROW // 2, ROW]), S_LAYOUT, assert_trivial=True)
+    p = gl.convert_layout(weights.to(k.dtype), P_LAYOUT)
     return acc, p, peak, norm
 
 
@@ -333,7 +216,7 @@ def _step(
 def _write(
     acc, peak, norm, member, start, out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, heads, q_len,
     HALF: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, O_LAYOUT: gl.constexpr,
-    WITH_LSE: gl.constexpr, WIDE: gl.constexpr,
+    WITH_LSE: gl.constexpr,
 ):  # fmt: skip
     """Normalise and store 64 rows of the output, and their log-sum-exp if asked for."""
     norm = gl.sum(norm, 1)
@@ -341,20 +224,16 @@ def _write(
     blind = norm == 0.0
     share = gl.where(blind, 0.0, 1.0 / norm)
     acc = acc * gl.convert_layout(share, gl.SliceLayout(1, O_LAYOUT))[:, None]
+    # A thread holds pairs of a row's neighbours; exchanged, 16 bytes a thread make whole lines.
+    WIDE: gl.constexpr = gl.BlockedLayout([1, 8], [256 // DIM, DIM // 8], [4, 1], [1, 0])
+    result = gl.convert_layout(acc.to(out_ptr.dtype.element_ty), WIDE)
+    tokens = start + gl.arange(0, HALF, layout=gl.SliceLayout(1, WIDE))
+    dims = gl.arange(0, DIM, layout=gl.SliceLayout(0, WIDE))
     item = (member // heads).to(gl.int64)
     head = (member % heads).to(gl.int64)
-    result = acc.to(out_ptr.dtype.element_ty)
-    if WIDE:
-        # A thread holds two neighbours of a row; 16 bytes a thread make whole lines.
-        layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // DIM, DIM // 8], [4, 1], [1, 0])
-        result = gl.convert_layout(result, layout)
-    L: gl.constexpr = result.type.layout
-    tokens = start + gl.arange(0, HALF, layout=gl.SliceLayout(1, L))
-    dims = gl.arange(0, DIM, layout=gl.SliceLayout(0, L))
     out = out_ptr + item * stride_ob + head * stride_oh
     out += tokens.to(gl.int64)[:, None] * stride_ol + dims[None, :]
-    live = (tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
-    gl.store(out, result, mask=live)
+    gl.store(out, result, mask=(tokens < q_len)[:, None] & (dims < HEAD_DIM)[None, :])
     if WITH_LSE:
         # Back from base 2: multiply by ln 2.
         lse = (gl.max(peak, 1) + gl.log2(gl.where(blind, 1.0, norm))) * 0.6931471805599453
@@ -370,7 +249,6 @@ def _consumer(
     problem, lists, buffers, bars, slots, tile_bars,
     WHO: gl.constexpr, ROW: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr,
     STAGES: gl.constexpr, ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr,
-    PINGPONG: gl.constexpr, WIDE: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
     """Attention of 64 queries of every tile; ``WHO`` is 0 for the first half of the row, 1 else.
 
@@ -391,10 +269,9 @@ def _consumer(
     done_start = 0
     acc = gl.zeros([HALF, DIM], gl.float32, O_LAYOUT)
     p = gl.zeros([HALF, ROW], k_bufs.dtype, P_LAYOUT)
-    empty = gl.zeros([HALF, ROW], gl.float32, S_LAYOUT).reshape([HALF, 4, ROW // 32, 4, 2])
-    norm = gl.sum(gl.sum(gl.sum(empty, 4), 2), 1)
-    peak = norm
-    if PINGPONG and WHO == 1:
+    peak = no_maxima(gl.zeros([HALF, ROW], gl.float32, S_LAYOUT))
+    norm = peak
+    if WHO == 1:
         _turn_ends(step, 1)
     tile, count, block = _announced(turn, slots, tile_bars)
     while tile < tiles:
@@ -411,14 +288,13 @@ def _consumer(
         done_norm = norm
         acc, p, peak, norm = _step(
             q, acc, p, peak, norm, factor, query_at, block * ROW + keys, inside, step, buffers,
-            bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, True, PINGPONG,
-            EARLY, LATE,
+            bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, True,
         )  # fmt: skip
         if turn > 0:
             _write(
                 acc, done_peak, done_norm, done_member, done_start, out_ptr, lse_ptr,
                 stride_ob, stride_oh, stride_ol, heads, q_len,
-                HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE, WIDE,
+                HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE,
             )  # fmt: skip
         acc = gl.zeros([HALF, DIM], gl.float32, O_LAYOUT)
         step += 1
@@ -427,15 +303,13 @@ def _consumer(
             block = gl.load(blocks + (count - 2))
             acc, p, peak, norm = _step(
                 q, acc, p, peak, norm, factor, query_at, block * ROW + keys, k_len, step, buffers,
-                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, False, PINGPONG,
-                EARLY, LATE,
+                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, True, False,
             )  # fmt: skip
             step += 1
         while step < end:
             acc, p, peak, norm = _step(
                 q, acc, p, peak, norm, factor, query_at, keys, k_len, step, buffers,
-                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, False, False, PINGPONG,
-                EARLY, LATE,
+                bars, WHO, STAGES, ROW, DIM, S_LAYOUT, O_LAYOUT, P_LAYOUT, False, False,
             )  # fmt: skip
             step += 1
         mbarrier.arrive(q_free.index(at), count=1)
@@ -446,14 +320,13 @@ def _consumer(
     if turn > 0:
         before = (step + STAGES - 1) % STAGES
         v = v_bufs.index(before).reshape([ROW, DIM])
-        if not LATE:
-            mbarrier.wait(v_ready.index(before), ((step + STAGES - 1) // STAGES + 1) & 1)
+        mbarrier.wait(v_ready.index(before), ((step - 1) // STAGES) & 1)
         acc = warpgroup_mma(p, v, acc, is_async=True)
         acc = warpgroup_mma_wait(0, [acc])
         _write(
             acc, peak, norm, done_member, done_start, out_ptr, lse_ptr,
             stride_ob, stride_oh, stride_ol, heads, q_len,
-            HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE, WIDE,
+            HALF, DIM, HEAD_DIM, O_LAYOUT, WITH_LSE,
         )  # fmt: skip
 
 
@@ -464,8 +337,7 @@ def sparse_gluon_kernel(
     stride_cb, stride_ch, stride_cr,
     heads, group, rows, q_len, k_len, tiles, together, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, ROW: gl.constexpr, STAGES: gl.constexpr,
-    ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr, PINGPONG: gl.constexpr,
-    WIDE: gl.constexpr, EARLY: gl.constexpr, LATE: gl.constexpr,
+    ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr,
     CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs fetch tiles as they get free.
@@ -473,11 +345,11 @@ def sparse_gluon_kernel(
     ``factor`` is ``scale * log2(e)``. ``ALIGNED``: ``k_len - q_len`` is a multiple of 128.
     """
     HALF: gl.constexpr = ROW // 2
-    # Shared memory: both halves of the queries, and a ring of STAGES blocks of keys and of values.
+    # Shared memory: both halves of the queries, twice, and rings of STAGES blocks of keys and values.
     q_bufs = gl.allocate_shared_memory(q_desc.dtype, [4, 1, 1, HALF, DIM], q_desc.layout)
     k_bufs = gl.allocate_shared_memory(k_desc.dtype, [STAGES, 1, 1, ROW, DIM], k_desc.layout)
     v_bufs = gl.allocate_shared_memory(v_desc.dtype, [STAGES, 1, 1, ROW, DIM], v_desc.layout)
-    # Barriers: `ready` when a copy has landed, `free` when it has been read, `turns` between consumers.
+    # Barriers: `ready` when a copy has landed, `free` when it has been read.
     q_ready = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
     q_free = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -509,12 +381,12 @@ def sparse_gluon_kernel(
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, WIDE, EARLY, LATE,
+                0, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE,
             )),
             (_consumer, (
                 out_ptr, lse_ptr, stride_ob, stride_oh, stride_ol, factor,
                 problem, lists, buffers, bars, slots, tile_bars,
-                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE, PINGPONG, WIDE, EARLY, LATE,
+                1, ROW, DIM, HEAD_DIM, STAGES, ALIGNED, WITH_LSE,
             )),
             (_producer, (
                 descs, problem, lists, buffers, bars, slots, tile_bars, counter_ptr,
