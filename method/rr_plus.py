@@ -14,7 +14,8 @@ from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
 from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, WITH_KERNEL, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
-RULES = (*SELECTORS, "relative")
+THRESHOLDS = ("relative", "absolute")
+RULES = (*SELECTORS, *THRESHOLDS)
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ class RRPlus(Method):
     only the maximum over the samples.
 
     Attributes:
-        tau: share of a row's worth to keep, in (0, 1]; under "relative" a block needs at least 1 - τ
-            of the best block's worth. 1 is dense exactly.
+        tau: share of a row's worth to keep, in (0, 1]; under a threshold a block needs a worth of at
+            least 1 - τ. 1 is dense exactly.
         stride: ``S``, one of 4, 8, 16, 32, 64.
         keys: "exact", "largest" (of each stride), "mean" (of each stride) or "spread"; see
             :func:`method.ops.rr_scores.torch.block_scores`. "spread" has no Triton kernel: PyTorch
             estimates by it on a GPU as well.
         spread: standard deviations added under ``keys: spread``.
         over_samples: "max" or "sum" over the samples of a query block.
-        selector: "top_p", "forced_first" or "released" (:mod:`method.ops.top_p.torch`), or
-            "relative", a threshold below the row's best block in place of a share.
+        selector: "top_p", "forced_first" or "released" (:mod:`method.ops.top_p.torch`), or a
+            threshold in place of a share: "absolute", under which no sample loses a block to which it
+            gives more than 1 - τ of itself, or "relative" to the row's best block.
         floor: blocks that hold this share of the samples' *summed* probabilities, by "top_p", are kept
             as well, so that a head that looks everywhere keeps its mass; 0 for none. The keys are
             estimated a second time for it.
@@ -110,8 +112,10 @@ class RRPlus(Method):
         if self.tau >= 1 or self.floor >= 1:
             return BlockMask.causal(batch, heads, q_len, k_len, query.device)
         worth = self.scores(query, key, scale=scale, layer=layer)
-        if self.selector == "relative":
-            mask = relative_mask(worth, q_len, k_len, least=1 - self.tau, keep=keep)
+        if self.selector in THRESHOLDS:
+            if self.selector == "relative":
+                worth = worth / worth.amax(-1, keepdim=True)
+            mask = threshold_mask(worth, q_len, k_len, least=1 - self.tau, keep=keep)
         else:
             mask = select_mask(worth, q_len, k_len, tau=self.tau, selector=self.selector, keep=keep)
         if not self.floor:
@@ -148,13 +152,12 @@ class RRPlus(Method):
         return block_scores_triton(query, key, keys=self.keys, **options)
 
 
-def relative_mask(
+def threshold_mask(
     scores: Tensor, q_len: int, k_len: int, *, least: float, keep: KeepPolicy
 ) -> BlockMask:
-    """Blocks with at least ``least`` of their row's best score, and those that ``keep`` names.
+    """Blocks with a score of at least ``least``, and those that ``keep`` names.
 
-    ``scores`` is ``[B, Hq, rows, columns]``, non-negative; a score of 0 is never kept for itself.
+    ``scores`` is ``[B, Hq, rows, columns]``; one that is no positive number is never kept for itself.
     """
-    chosen = (scores >= least * scores.amax(-1, keepdim=True)) & (scores > 0)
-    chosen &= causal_map(q_len, k_len, scores.device)
+    chosen = (scores >= least) & (scores > 0) & causal_map(q_len, k_len, scores.device)
     return BlockMask.from_map(chosen | keep.forced(q_len, k_len, scores.device), q_len, k_len)

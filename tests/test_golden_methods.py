@@ -80,6 +80,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"keys": "largest", "stride": 8},
         {"keys": "spread", "over_samples": "sum"},
         {"selector": "relative", "tau": 0.9},
+        {"selector": "absolute", "tau": 0.95},
         {"tau": 0.5, "floor": 0.7, "offset": "reversed"},
     ],
     "minference": [FEW, {**FEW, "ratio": 2.0}],

@@ -9,7 +9,7 @@ import torch
 
 from method.keep import NO_KEEP, KeepPolicy
 from method.ops.rr_scores.torch import KEYS, block_scores, key_variances, sample_starts
-from method.rr_plus import RRPlus, relative_mask
+from method.rr_plus import RRPlus, threshold_mask
 from tests.attention_cases import Case, tensors
 from tests.rivals import lists
 
@@ -131,6 +131,9 @@ def test_chunk_rows_do_not_change_the_scores(keys):
         ("top_p", 0.6, "0|01|012|013"),
         ("relative", 0.5, "0|01|012|0123"),
         ("relative", 0.4, "0|01|012|013"),
+        ("absolute", 0.4, "0|01|02|013"),
+        ("absolute", 0.6, "0|01|012|013"),
+        ("absolute", 0.7, "0|01|012|0123"),
     ],
 )
 def test_rules_by_hand(selector, tau, wanted):
@@ -140,12 +143,18 @@ def test_rules_by_hand(selector, tau, wanted):
     assert lists(mask) == wanted
 
 
-def test_a_relative_threshold_keeps_what_reaches_it():
-    scores = torch.tensor([[[[0.5, 0.0], [0.4, 0.1]]]])
-    for least, wanted in ((0.2, "0|01"), (0.25, "0|01"), (0.26, "0|0"), (0.0, "0|01")):
-        assert lists(relative_mask(scores, 256, 256, least=least, keep=NO_KEEP)) == wanted
-    nothing = torch.zeros(1, 1, 2, 2)
-    assert lists(relative_mask(nothing, 256, 256, least=0.0, keep=NO_KEEP)) == "|"
+def test_a_threshold_keeps_what_reaches_it():
+    scores = torch.tensor([[[[0.5, 0.0], [0.25, 0.125]]]])
+    for least, wanted in ((0.5, "0|"), (0.25, "0|0"), (0.125, "0|01"), (0.0, "0|01")):
+        assert lists(threshold_mask(scores, 256, 256, least=least, keep=NO_KEEP)) == wanted
+
+
+def test_a_row_without_a_sample_keeps_nothing_for_itself():
+    # Stride 64, offset 32: the one query of row 1 is not sampled.
+    query, key, _ = tensors(Case(129, 129))
+    for selector in ("top_p", "relative", "absolute"):
+        method = RRPlus(tau=0.99, stride=64, offset=32, selector=selector)
+        assert lists(method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP)) == "0|"
 
 
 def test_a_floor_of_mass_adds_the_blocks_of_the_sum():
