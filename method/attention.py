@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from method.keep import KeepPolicy
 from method.ops.block_sparse.reference import reference_attention
 from method.ops.block_sparse.torch import block_sparse_torch
 from method.ops.dense import dense_prefill
+from method.ops.launch import Launches
 
 BACKENDS = ("auto", "hopper", "triton", "fa4", "torch", "reference")
 
@@ -49,10 +51,15 @@ def backend_for(backend: str, device: str, capability: str | None, dtype: str) -
 
 def resolve_backend(query: Tensor, backend: str) -> str:
     """The back end that ``backend`` means for tensors like ``query``; see :func:`backend_for`."""
-    kind, capability = query.device.type, None
-    if kind == "cuda":
-        capability = ".".join(map(str, torch.cuda.get_device_capability(query.device)))
-    return backend_for(backend, kind, capability, str(query.dtype).removeprefix("torch."))
+    return _backend_on(backend, query.device, query.dtype)
+
+
+@cache
+def _backend_on(backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    capability = None
+    if device.type == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return backend_for(backend, device.type, capability, str(dtype).removeprefix("torch."))
 
 
 def block_sparse_attention(
@@ -121,12 +128,14 @@ class SparsePrefill:
         backend: see :func:`resolve_backend`.
         dense_below: with fewer keys than this attention is dense, whatever the method: selecting costs
             more than it saves on short prompts. 0 never is.
+        launches: what repeated calls need not work out again.
     """
 
     method: Method
     keep: KeepPolicy
     backend: str = "auto"
     dense_below: int = 0
+    launches: Launches = field(default_factory=Launches, init=False, repr=False, compare=False)
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
@@ -144,6 +153,12 @@ class SparsePrefill:
             ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
             TypeError: dtypes differ or are not supported.
         """
+        with self.launches:
+            return self._run(query, key, value, scale=scale, layer=layer)
+
+    def _run(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
+    ) -> PrefillResult:
         if self.method.dense or key.shape[2] < self.dense_below:
             output, kernel = dense_prefill(query, key, value, scale=scale)
             density = torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)

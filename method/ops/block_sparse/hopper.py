@@ -12,6 +12,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from method.blocks import BLOCK, BlockMask
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
 from method.ops.checks import check_attention, check_mask
+from method.ops.launch import Ready, kept
 from method.ops.triton_support import aligned, capability, check_triton, padded_head, unit_stride
 
 LOG2_E = 1.4426950408889634
@@ -66,6 +67,33 @@ def block_sparse_hopper(
         ValueError: shapes, lengths, devices or head size do not fit, or the chip is another.
         TypeError: dtypes differ or are not supported.
     """
+    options = scale, with_lse, launch or HopperLaunch(), mask.q_len, mask.k_len
+    tensors = query, key, value, mask.indices, mask.counts
+    run, copied = kept(
+        "block_sparse_hopper", tensors, options, lambda: _prepare(query, key, value, mask, *options[:3])
+    )
+    batch, heads, q_len, dim = query.shape
+    output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
+    lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
+    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
+    query, key, value = (
+        one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
+    )
+    indices = unit_stride(mask.indices)
+    run(query, key, value, output, output if lse is None else lse, indices, mask.counts, counter)
+    return output, lse
+
+
+def _prepare(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scale: float,
+    with_lse: bool,
+    launch: HopperLaunch,
+) -> tuple[Ready, list[bool]]:
+    """The launch for such tensors, and which of query, key and value must be copied for it."""
     check_attention(query, key, value, scale)
     check_mask(query, key, mask)
     check_triton(query, "block_sparse_hopper")
@@ -75,37 +103,37 @@ def block_sparse_hopper(
         raise ValueError(
             "block_sparse_hopper needs a chip of compute capability 9.0; use backend=triton"
         )
-    launch = launch or HopperLaunch()
     batch, heads, q_len, dim = query.shape
     group, rows, padded = heads // key.shape[1], mask.rows, padded_head(dim)
-    indices = unit_stride(mask.indices)
-    output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
-    lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
+    output_strides = q_len * heads * dim, dim, heads * dim
     tiles = batch * heads * rows
     device = torch.cuda.get_device_properties(query.device)
     grouped = launch.group_heads
     if grouped is None:
         grouped = (key.numel() + value.numel()) * key.element_size() > device.L2_cache_size
-    programs = min(tiles, device.multi_processor_count)
-    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
-    half = [1, 1, BLOCK // 2, padded]
-    sparse_gluon_kernel[(programs,)](
-        _descriptor(query, half), _descriptor(key, [1, 1, BLOCK, padded]),
-        _descriptor(value, [1, 1, BLOCK, padded]),
-        output, output if lse is None else lse, indices, mask.counts, counter,
-        *output.stride()[:3], *indices.stride()[:3], *mask.counts.stride(),
-        heads, group, rows, q_len, mask.k_len, tiles,
-        group if grouped else batch * heads, scale * LOG2_E,
-        HEAD_DIM=dim, DIM=padded, ROW=BLOCK, STAGES=launch.stages,
-        ALIGNED=(mask.k_len - q_len) % BLOCK == 0, WITH_LSE=with_lse,
-        CONSUMER_REGS=launch.registers[0], PRODUCER_REGS=launch.registers[1],
-        num_warps=launch.warps,
+    usable = [aligned(one) for one in (query, key, value)]
+    blocks = [1, 1, BLOCK // 2, padded], [1, 1, BLOCK, padded], [1, 1, BLOCK, padded]
+    ready = Ready(
+        sparse_gluon_kernel,
+        (min(tiles, device.multi_processor_count),),
+        (
+            *output_strides, *unit_stride(mask.indices).stride()[:3], *mask.counts.stride(),
+            heads, group, rows, q_len, mask.k_len, tiles,
+            group if grouped else batch * heads, scale * LOG2_E,
+        ),
+        {
+            "HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": launch.stages,
+            "ALIGNED": (mask.k_len - q_len) % BLOCK == 0, "WITH_LSE": with_lse,
+            "CONSUMER_REGS": launch.registers[0], "PRODUCER_REGS": launch.registers[1],
+            "num_warps": launch.warps,
+        },
+        {place: _descriptor(*pair) for place, pair in enumerate(zip(usable, blocks, strict=True))},
     )  # fmt: skip
-    return output, lse
+    own = zip(usable, (query, key, value), strict=True)
+    return ready, [one.data_ptr() != given.data_ptr() for one, given in own]
 
 
 def _descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:
-    tensor = aligned(tensor)
     return TensorDescriptor(
         tensor, list(tensor.shape), list(tensor.stride()), block, shared_layout(block[-1])
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from method.blocks import BLOCK
+from method.ops.launch import Ready
 from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
-from method.ops.rr_scores.problem import Estimate
+from method.ops.rr_scores.problem import Estimate, Fill
 from method.ops.triton_support import padded_head
 
 SAMPLES = 256
@@ -23,25 +25,33 @@ def keys_layout(dim: int) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout(swizzle_byte_width=min(128, 2 * dim), element_bitwidth=16, rank=3)
 
 
-def run_hopper(estimate: Estimate) -> None:
-    """Fill in the scores of an estimate, on a chip of compute capability 9.0; bf16 and fp16."""
-    query = estimate.query
-    dim = query.shape[3]
-    pooled = estimate.pooled.flatten(0, 1)
+def fill_hopper(estimate: Estimate) -> Fill:
+    """The estimate on a chip of compute capability 9.0; bf16 and fp16."""
+    device, dim = estimate.device, estimate.query_shape[3]
     padded = padded_head(dim)
+    pooled = torch.empty(estimate.pooled_shape, dtype=estimate.dtype, device=device).flatten(0, 1)
     keys = TensorDescriptor(
         pooled, list(pooled.shape), list(pooled.stride()), [1, KEYS, padded], keys_layout(padded)
     )
-    units = torch.cuda.get_device_properties(query.device).multi_processor_count
+    units = torch.cuda.get_device_properties(device).multi_processor_count
     sizes = estimate.sizes(SAMPLES)
     programs = min(sizes[0] * sizes[-1], units)
-    scratch, room = estimate.scratch(programs, SAMPLES, KEYS)
-    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
-    block_scores_gluon_kernel[(programs,)](
-        query, keys, estimate.scores, scratch, estimate.starts, counter, *query.stride()[:3],
-        *sizes, room, estimate.factor,
-        HEAD_DIM=dim, DIM=padded, STRIDE=estimate.stride, PER=BLOCK // estimate.stride,
-        SAMPLES=SAMPLES, KEYS=KEYS, STAGES=STAGES,
-        CONSUMER_REGS=REGISTERS[0], PRODUCER_REGS=REGISTERS[1],
-        num_warps=4,
+    size, room = estimate.scratch(programs, SAMPLES, KEYS)
+    launch = Ready(
+        block_scores_gluon_kernel,
+        (programs,),
+        (*estimate.query_strides[:3], *sizes, room, estimate.factor),
+        {
+            "HEAD_DIM": dim, "DIM": padded, "STRIDE": estimate.stride,
+            "PER": BLOCK // estimate.stride, "SAMPLES": SAMPLES, "KEYS": KEYS, "STAGES": STAGES,
+            "CONSUMER_REGS": REGISTERS[0], "PRODUCER_REGS": REGISTERS[1], "num_warps": 4,
+        },
+        {1: keys},
     )  # fmt: skip
+
+    def fill(query: Tensor, pooled: Tensor, scores: Tensor) -> None:
+        scratch = torch.empty(size, dtype=torch.float32, device=device)
+        counter = torch.zeros(1, dtype=torch.int32, device=device)
+        launch(query, pooled, scores, scratch, estimate.starts, counter)
+
+    return fill

@@ -4,10 +4,12 @@
 # mypy: disallow-untyped-defs=False
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from method.ops.launch import Ready, kept
 from method.ops.triton_support import check_triton, padded_head, unit_stride
 
 POOL_STRIDES = 32
@@ -39,13 +41,22 @@ def pool_keys_kernel(
 
 def pool_keys_triton(key: Tensor, stride: int) -> Tensor:
     """Mean key of every stride, like :func:`method.ops.rr_scores.torch.pool_keys`."""
-    check_triton(key, "pool_keys_triton")
+    launch, shape = kept("pool_keys", (key,), stride, lambda: _prepare(key, stride))
     key = unit_stride(key)
+    pooled = torch.empty(shape, dtype=key.dtype, device=key.device)
+    launch(key, pooled)
+    return pooled
+
+
+def _prepare(key: Tensor, stride: int) -> tuple[Ready, tuple[int, ...]]:
+    """The launch for such keys, and the shape of their means."""
+    check_triton(key, "pool_keys_triton")
     batch, kv_heads, k_len, dim = key.shape
     strides = -(-k_len // stride)
-    pooled = key.new_empty(batch, kv_heads, strides, dim)
-    pool_keys_kernel[(batch * kv_heads, triton.cdiv(strides, POOL_STRIDES))](
-        key, pooled, *key.stride()[:3], kv_heads, k_len, strides,
-        HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, TILE=POOL_STRIDES,
-    )  # fmt: skip
-    return pooled
+    launch = Ready(
+        pool_keys_kernel,
+        (batch * kv_heads, triton.cdiv(strides, POOL_STRIDES)),
+        (*unit_stride(key).stride()[:3], kv_heads, k_len, strides),
+        {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride, "TILE": POOL_STRIDES},
+    )
+    return launch, (batch, kv_heads, strides, dim)

@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
-from method.blocks import BLOCK
+from method.blocks import BLOCK, num_blocks
 
 LOG2_E = 1.4426950408889634
+
+Fill = Callable[[Tensor, Tensor, Tensor], None]
+"""Fills in the scores of a query (last dimension contiguous) and its mean keys."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Arguments that were checked, and keys that were pooled.
+    """Sizes of an estimate by mean keys, and which queries it samples.
 
     Attributes:
-        query: ``[B, Hq, Lq, D]``, the last dimension contiguous.
-        pooled: mean keys ``[B, Hkv, strides, D]``.
+        query_shape: ``B, Hq, Lq, D``.
+        query_strides: of the query, the last dimension contiguous.
+        pooled_shape: of the mean keys: ``B, Hkv, strides, D``.
         starts: int64 ``[Hq]``, first sampled token of every head.
-        scores: fp32 ``[B, Hq, rows, columns]``, to be filled.
-        shift: key position of the first query.
+        k_len: key tokens.
         stride: ``S``.
         scale: factor on the logits.
+        dtype: of query and keys.
     """
 
-    query: Tensor
-    pooled: Tensor
+    query_shape: tuple[int, ...]
+    query_strides: tuple[int, ...]
+    pooled_shape: tuple[int, ...]
     starts: Tensor
-    scores: Tensor
-    shift: int
+    k_len: int
     stride: int
     scale: float
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.starts.device
 
     @property
     def factor(self) -> float:
         """Factor on the logits for exponentials of base 2."""
         return self.scale * LOG2_E
 
+    @property
+    def scores_shape(self) -> tuple[int, ...]:
+        """Of the scores: ``B, Hq, rows, columns``."""
+        return *self.query_shape[:2], num_blocks(self.query_shape[2]), num_blocks(self.k_len)
+
     def sizes(self, samples: int) -> tuple[int, ...]:
         """The kernels' whole-number arguments from ``members`` to ``tiles`` of ``samples`` each."""
-        batch, heads, q_len, _ = self.query.shape
-        rows, columns = self.scores.shape[2:]
-        group, strides = heads // self.pooled.shape[1], self.pooled.shape[2]
+        batch, heads, rows, columns = self.scores_shape
+        group, strides = heads // self.pooled_shape[1], self.pooled_shape[2]
+        q_len = self.query_shape[2]
         tiles = triton.cdiv(rows * (BLOCK // self.stride), samples)
-        return batch * heads, heads, group, q_len, self.shift, strides, rows, columns, tiles
+        sizes = heads, group, q_len, self.k_len - q_len, strides, rows, columns, tiles
+        return batch * heads, *sizes
 
-    def scratch(self, programs: int, samples: int, block_n: int) -> tuple[Tensor, int]:
-        """Scratch of all programs, and the chunks of ``block_n`` strides that one's holds."""
-        room = triton.cdiv(self.pooled.shape[2], block_n)
-        each = room * samples * (block_n * self.stride // BLOCK + 1)
-        return self.query.new_empty(programs * each, dtype=torch.float32), room
+    def scratch(self, programs: int, samples: int, block_n: int) -> tuple[int, int]:
+        """Floats of all programs' scratch, and the chunks of ``block_n`` strides that one's holds."""
+        room = triton.cdiv(self.pooled_shape[2], block_n)
+        return programs * room * samples * (block_n * self.stride // BLOCK + 1), room

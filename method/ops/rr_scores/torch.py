@@ -17,6 +17,8 @@ from method.blocks import BLOCK, num_blocks
 from method.ops.checks import check_qk
 
 OFFSETS = ("head", "reversed", "head_layer", "random")
+BY_LAYER = ("head_layer", "random")
+"""Offsets that depend on the layer."""
 KEYS = ("mean", "spread", "exact", "largest")
 WITH_KERNEL = ("mean", "exact", "largest")
 """Those of :data:`KEYS` that Triton kernels estimate by."""

@@ -18,12 +18,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from method.blocks import BLOCK, num_blocks
+from method.blocks import BLOCK
 from method.ops.checks import check_qk
+from method.ops.launch import Ready, kept
 from method.ops.rr_scores.exact import exact_scores_triton
 from method.ops.rr_scores.key_sums import pool_keys_triton
-from method.ops.rr_scores.problem import Estimate
-from method.ops.rr_scores.torch import WITH_KERNEL, check_options, sample_starts
+from method.ops.rr_scores.problem import Estimate, Fill
+from method.ops.rr_scores.torch import BY_LAYER, WITH_KERNEL, check_options, sample_starts
 from method.ops.triton_support import (
     Launch,
     capability,
@@ -196,16 +197,41 @@ def block_scores_triton(
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
     """
-    check_qk(query, key)
-    check_options(keys, over_samples)
-    check_triton(query, "block_scores_triton")
-    if keys not in WITH_KERNEL:
-        raise ValueError(f"keys={keys!r} has no Triton kernel (supported: {', '.join(WITH_KERNEL)})")
     if keys != "mean":
+        check_options(keys, over_samples)
+        if keys not in WITH_KERNEL:
+            raise ValueError(
+                f"keys={keys!r} has no Triton kernel (supported: {', '.join(WITH_KERNEL)})"
+            )
         return exact_scores_triton(
             query, key, scale=scale, stride=stride, offset=offset, layer=layer,
             largest=keys == "largest", over_samples=over_samples,
         )  # fmt: skip
+    # Most samples are the same in all layers.
+    layer = layer if offset in BY_LAYER else 0
+    options = scale, stride, offset, layer, over_samples, launch, hopper
+    fill, shape = kept("mean_scores", (query, key), options, lambda: _prepare(query, key, *options))
+    query = unit_stride(query)
+    scores = torch.empty(shape, dtype=torch.float32, device=query.device)
+    fill(query, pool_keys_triton(key, stride), scores)
+    return scores
+
+
+def _prepare(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    stride: int,
+    offset: str | int,
+    layer: int,
+    over_samples: str,
+    launch: Launch | None,
+    hopper: bool | None,
+) -> tuple[Fill, tuple[int, ...]]:
+    """The estimate by mean keys for such queries and keys, and the shape of its scores."""
+    check_qk(query, key)
+    check_options("mean", over_samples)
+    check_triton(query, "block_scores_triton")
     if hopper is None:
         sixteen = query.dtype != torch.float32
         hopper = capability(query.device) == 90 and sixteen and not launch and over_samples == "sum"
@@ -213,42 +239,46 @@ def block_scores_triton(
         raise ValueError(
             f"over_samples={over_samples!r}: the Hopper kernel only sums; leave hopper out"
         )
-    query = unit_stride(query)
-    batch, heads, q_len, _ = query.shape
-    shift = key.shape[2] - q_len
-    rows, columns = num_blocks(q_len), num_blocks(key.shape[2])
-    starts = sample_starts(heads, stride, shift, offset, query.device, layer)
+    (batch, heads, q_len, dim), k_len = query.shape, key.shape[2]
+    pooled_shape = batch, key.shape[1], triton.cdiv(k_len, stride), dim
+    starts = sample_starts(heads, stride, k_len - q_len, offset, query.device, layer)
+    strides = unit_stride(query).stride()
     estimate = Estimate(
-        query,
-        pool_keys_triton(key, stride),
-        starts,
-        query.new_empty(batch, heads, rows, columns, dtype=torch.float32),
-        shift,
-        stride,
-        scale,
+        tuple(query.shape), strides, pooled_shape, starts, k_len, stride, scale, query.dtype
     )
     if hopper:
         # Imported here so that other chips need no Gluon.
-        from method.ops.rr_scores.hopper import run_hopper
+        from method.ops.rr_scores.hopper import fill_hopper
 
-        run_hopper(estimate)
-    else:
-        _run_portable(estimate, launch, maximum=over_samples == "max")
-    return estimate.scores
+        return fill_hopper(estimate), estimate.scores_shape
+    fill = _fill_portable(estimate, launch, maximum=over_samples == "max")
+    return fill, estimate.scores_shape
 
 
-def _run_portable(estimate: Estimate, launch: Launch | None, *, maximum: bool) -> None:
-    query = estimate.query
-    launch = launch or launch_for("estimate", capability(query.device), query.shape[3], query.dtype)
+def _fill_portable(estimate: Estimate, launch: Launch | None, *, maximum: bool) -> Fill:
+    device, dim = estimate.device, estimate.query_shape[3]
+    launch = launch or launch_for("estimate", capability(device), dim, estimate.dtype)
     sizes = estimate.sizes(SAMPLES)
-    units = torch.cuda.get_device_properties(query.device).multi_processor_count if query.is_cuda else 2
+    units = 2
+    if device.type == "cuda":
+        units = torch.cuda.get_device_properties(device).multi_processor_count
     programs = min(sizes[0] * sizes[-1], 2 * units)
-    scratch, room = estimate.scratch(programs, SAMPLES, launch.block_n)
-    block_scores_kernel[(programs,)](
-        query, estimate.pooled, estimate.starts, scratch, estimate.scores, *query.stride()[:3],
-        *sizes, room, estimate.factor,
-        HEAD_DIM=query.shape[3], PADDED=padded_head(query.shape[3]), STRIDE=estimate.stride,
-        PER=BLOCK // estimate.stride, BLOCK_M=SAMPLES, BLOCK_N=launch.block_n,
-        PRECISION="ieee" if query.dtype == torch.float32 else "tf32", MAXIMUM=maximum,
-        num_warps=launch.num_warps, num_stages=launch.num_stages, maxnreg=launch.max_registers,
+    size, room = estimate.scratch(programs, SAMPLES, launch.block_n)
+    ready = Ready(
+        block_scores_kernel,
+        (programs,),
+        (*estimate.query_strides[:3], *sizes, room, estimate.factor),
+        {
+            "HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": estimate.stride,
+            "PER": BLOCK // estimate.stride, "BLOCK_M": SAMPLES, "BLOCK_N": launch.block_n,
+            "PRECISION": "ieee" if estimate.dtype == torch.float32 else "tf32", "MAXIMUM": maximum,
+            "num_warps": launch.num_warps, "num_stages": launch.num_stages,
+            "maxnreg": launch.max_registers,
+        },
     )  # fmt: skip
+
+    def fill(query: Tensor, pooled: Tensor, scores: Tensor) -> None:
+        scratch = torch.empty(size, dtype=torch.float32, device=device)
+        ready(query, pooled, estimate.starts, scratch, scores)
+
+    return fill

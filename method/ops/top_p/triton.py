@@ -19,6 +19,7 @@ from torch import Tensor
 
 from method.blocks import BLOCK, BlockMask, check_lengths, num_blocks
 from method.keep import KeepPolicy
+from method.ops.launch import Ready, kept
 from method.ops.triton_support import interpreting
 
 LANE_SCORES = 16
@@ -161,6 +162,26 @@ def select_blocks_triton(
     Raises:
         ValueError: scores are not fp32, not contiguous, or for other lengths; or not on a GPU.
     """
+    shares_of = tau if isinstance(tau, int | float) else tuple(tau)
+    options = q_len, k_len, shares_of, selector, keep, released_rows
+    launches, share = kept("top_p", (scores,), options, lambda: _prepare(scores, *options))
+    indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
+    for launch in launches:
+        launch(scores, share, indices, counts)
+    return BlockMask(indices, counts, q_len, k_len)
+
+
+def _prepare(
+    scores: Tensor,
+    q_len: int,
+    k_len: int,
+    tau: float | Sequence[float],
+    selector: str,
+    keep: KeepPolicy,
+    released_rows: int | None,
+) -> tuple[list[Ready], Tensor]:
+    """The launches for such scores, and the shares that the heads keep."""
     batch, heads, rows, columns = scores.shape
     if (rows, columns) != (num_blocks(q_len), num_blocks(k_len)):
         raise ValueError(f"scores {tuple(scores.shape)} do not fit q_len={q_len}, k_len={k_len}")
@@ -169,16 +190,19 @@ def select_blocks_triton(
     if not scores.is_cuda and not interpreting():
         raise ValueError("select_blocks_triton needs CUDA tensors, or TRITON_INTERPRET=1")
     check_lengths(q_len, k_len)
-    indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
-    counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
-    share = shares(tau, heads, scores.device)
     early = columns if released_rows is None else released_rows
     early = early if selector == "released" else 0
-    for width, first, end in widths(rows, columns, k_len - q_len):
-        select_kernel[(end - first, batch * heads)](
-            scores, share, indices, counts, first, heads, q_len, k_len, rows, columns, early,
-            W=width, ROW=BLOCK, WORK=tl.float64, PAY=selector != "top_p",
-            SINK=keep.sink, DIAGONAL=keep.diagonal, LAST_ROW=keep.last_row,
-            num_warps=max(1, width // (32 * LANE_SCORES)),
-        )  # fmt: skip
-    return BlockMask(indices, counts, q_len, k_len)
+    launches = [
+        Ready(
+            select_kernel,
+            (end - first, batch * heads),
+            (first, heads, q_len, k_len, rows, columns, early),
+            {
+                "W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": selector != "top_p",
+                "SINK": keep.sink, "DIAGONAL": keep.diagonal, "LAST_ROW": keep.last_row,
+                "num_warps": max(1, width // (32 * LANE_SCORES)),
+            },
+        )
+        for width, first, end in widths(rows, columns, k_len - q_len)
+    ]  # fmt: skip
+    return launches, shares(tau, heads, scores.device)
