@@ -166,8 +166,10 @@ def test_exact_kernels_compile(chip, dim):
     tile, launch = exact_triton.launch_exact(chip, torch.bfloat16)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": 16, "TILE": tile}
     constants |= {"PIECE": exact_triton.PIECE, "BLOCK": BLOCK, "GROUP": 16 if dim == 128 else 1}
-    constants |= {"PRECISION": "tf32"}
-    pointers = {"q_ptr": "bf16", "key_ptr": "bf16", "starts_ptr": "i64", "lse_ptr": "fp32"}
+    tma = dim == 96
+    constants |= {"PRECISION": "tf32", "TMA": tma}
+    pointers = {"q_ptr": "bf16", "starts_ptr": "i64", "lse_ptr": "fp32"}
+    pointers["keys_ptr"] = "tensordesc<bf16[1, 1, 128, 128]>" if tma else "bf16"
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     if launch.max_registers:
         options["maxnreg"] = launch.max_registers

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from method.blocks import BLOCK
 from method.keep import RR_KEEP
 from method.ops.rr_scores import exact
 from method.ops.rr_scores.torch import block_scores
 from method.ops.rr_scores.triton import block_scores_triton
+from method.ops.triton_support import Launch
 from method.rr_plus import RRPlus
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
@@ -43,6 +45,17 @@ def test_scores_match_the_twin(case, stride, keys, over_samples, dtype, kernel_d
     truth = block_scores(query, key, **options)
     scores = block_scores_triton(query, key, **options)
     assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, truth, atol=2e-5, rtol=1e-4)
+
+
+def test_tensor_descriptors_give_the_same(kernel_device, poisoned):
+    if not INTERPRETING and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("needs the copy engine of 9.0 and newer")
+    query, key, _ = tensors(Case(201, 333, group=2, dim=96, kv_heads=2), torch.float16, kernel_device)
+    options = {"scale": 0.2, "stride": 16, "over_samples": "max"}
+    truth = block_scores(query, key, keys="exact", **options)
+    launch = 32, Launch(BLOCK, 4, 2, tma=True)
+    scores = exact.exact_scores_triton(query, key, launch=launch, **options)
     torch.testing.assert_close(scores, truth, atol=2e-5, rtol=1e-4)
 
 

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from method.blocks import BLOCK, num_blocks
+from method.ops.block_sparse.triton import descriptor
 from method.ops.checks import check_qk
 from method.ops.rr_scores.problem import LOG2_E
 from method.ops.rr_scores.torch import sample_starts
@@ -63,36 +64,42 @@ def _block_lse(logits, factor, GROUP: tl.constexpr, MASKED: tl.constexpr):
 
 @triton.jit
 def _block_logits(
-    q, keys, column, stride_l, k_len,
+    q, keys, item, kv_head, column, stride_l, k_len,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Products of the samples ``[M, PADDED]`` with one key block: ``[M, BLOCK]``."""
     at = column * BLOCK + tl.arange(0, BLOCK)
     dims = tl.arange(0, PADDED)
-    ptrs = keys + at.to(tl.int64)[None, :] * stride_l + dims[:, None]
-    if MASKED:
-        k = tl.load(ptrs, mask=(at < k_len)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
-    elif PADDED != HEAD_DIM:
-        k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+    if TMA:
+        # The copy engine fills what lies past the tensor's ends with zeros.
+        k = tl.reshape(keys.load([item, kv_head, column * BLOCK, 0]), (BLOCK, PADDED)).T
     else:
-        k = tl.load(ptrs)
+        ptrs = keys + at.to(tl.int64)[None, :] * stride_l + dims[:, None]
+        if MASKED:
+            k = tl.load(ptrs, mask=(at < k_len)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
+        elif PADDED != HEAD_DIM:
+            k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+        else:
+            k = tl.load(ptrs)
     return tl.dot(q, k, input_precision=PRECISION)
 
 
 @triton.jit
 def sample_lse_kernel(
-    q_ptr, key_ptr, starts_ptr, lse_ptr, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh,
+    q_ptr, keys_ptr, starts_ptr, lse_ptr, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh,
     stride_kl, first, heads, group, q_len, k_len, samples, columns, factor,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, GROUP: tl.constexpr,
     TILE: tl.constexpr, PIECE: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(tiles of samples, pieces of PIECE key blocks, heads of this call)``.
 
     Writes ``[heads of this call, columns, samples]``: the base-2 log-sum-exp of each sample over each
     key block that its tile can see; ``-inf`` for what the sample itself cannot. ``samples`` are those
     of whole query rows; one past the last query gets numbers that mean nothing. ``factor`` is
-    ``scale * log2(e)``.
+    ``scale * log2(e)``. With ``TMA`` the keys are a tensor descriptor with blocks
+    ``[1, 1, BLOCK, PADDED]`` instead of a pointer.
     """
     tile, member = tl.program_id(0), first + tl.program_id(2)
     item, head = (member // heads).to(tl.int64), (member % heads).to(tl.int64)
@@ -112,20 +119,24 @@ def sample_lse_kernel(
     q_ptrs = q_ptr + item * stride_qb + head * stride_qh
     q_ptrs += token.to(tl.int64)[:, None] * stride_ql + dims[None, :]
     q = tl.load(q_ptrs, mask=(token < q_len)[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
-    keys = key_ptr + item * stride_kb + (head // group) * stride_kh
+    keys, item_at, kv_head = keys_ptr, member // heads, (member % heads) // group
+    if not TMA:
+        keys += item * stride_kb + (head // group) * stride_kh
     out = lse_ptr + tl.program_id(2).to(tl.int64) * columns * samples + sample
     line, real = samples.to(tl.int64), sample < samples
     # Key blocks that all samples see whole.
     inner = tl.minimum((oldest + 1) // BLOCK, end)
     for column in range(begin, inner):
         logits = _block_logits(
-            q, keys, column, stride_kl, k_len, HEAD_DIM, PADDED, BLOCK, False, PRECISION
-        )
+            q, keys, item_at, kv_head, column, stride_kl, k_len, HEAD_DIM, PADDED, BLOCK, False,
+            PRECISION, TMA,
+        )  # fmt: skip
         tl.store(out + column * line, _block_lse(logits, factor, GROUP, False), mask=real)
     for column in range(tl.maximum(inner, begin), end):
         logits = _block_logits(
-            q, keys, column, stride_kl, k_len, HEAD_DIM, PADDED, BLOCK, True, PRECISION
-        )
+            q, keys, item_at, kv_head, column, stride_kl, k_len, HEAD_DIM, PADDED, BLOCK, True,
+            PRECISION, TMA,
+        )  # fmt: skip
         at = column * BLOCK + tl.arange(0, BLOCK)
         logits = tl.where(at[None, :] <= position[:, None], logits, float("-inf"))
         tl.store(out + column * line, _block_lse(logits, factor, GROUP, True), mask=real)
@@ -212,17 +223,18 @@ def exact_scores_triton(
     starts = sample_starts(heads, stride, k_len - q_len, offset, query.device, layer)
     tile, launch_of = launch or launch_exact(capability(query.device), query.dtype)
     scores = query.new_empty(batch, heads, rows, columns, dtype=torch.float32)
-    samples = rows * per
+    samples, padded = rows * per, padded_head(dim)
+    keys = descriptor(key, [1, 1, BLOCK, padded]) if launch_of.tma else key
     together = min(batch * heads, max(1, _ROOM // (samples * columns)))
     lse = query.new_empty(together, columns, samples, dtype=torch.float32)
     for first in range(0, batch * heads, together):
         members = min(together, batch * heads - first)
         sample_lse_kernel[(triton.cdiv(samples, tile), triton.cdiv(columns, PIECE), members)](
-            query, key, starts, lse, *query.stride()[:3], *key.stride()[:3],
+            query, keys, starts, lse, *query.stride()[:3], *key.stride()[:3],
             first, heads, heads // key.shape[1], q_len, k_len, samples, columns, scale * LOG2_E,
-            HEAD_DIM=dim, PADDED=padded_head(dim), STRIDE=stride, GROUP=stride if largest else 1,
+            HEAD_DIM=dim, PADDED=padded, STRIDE=stride, GROUP=stride if largest else 1,
             TILE=tile, PIECE=PIECE, BLOCK=BLOCK,
-            PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
+            PRECISION="ieee" if query.dtype == torch.float32 else "tf32", TMA=launch_of.tma,
             num_warps=launch_of.num_warps, num_stages=launch_of.num_stages,
             maxnreg=launch_of.max_registers,
         )  # fmt: skip
