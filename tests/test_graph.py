@@ -266,8 +266,10 @@ def test_rows_that_do_not_fit_name_how_many_would(parts, monkeypatch):
     monkeypatch.setattr(graph, "free_memory", lambda device: 3.5 * row)
     with pytest.raises(OutOfMemory, match=r"decode_together=8 needs 8 caches .*decode_together=3 fits"):
         lm.generate_until(asked(PROMPTS), disable_tqdm=True)
+    with pytest.raises(OutOfMemory, match="decode_together=8 needs"):
+        choose_decoder(parts[0], "auto", 8)
     monkeypatch.setattr(graph, "free_memory", lambda device: 8 * row)
-    assert lm.generate_until(asked(PROMPTS), disable_tqdm=True)
+    assert all(lm.generate_until(asked(PROMPTS[:2], max_gen_toks=1), disable_tqdm=True))
 
 
 class OnGpu:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rr_bench.model.lm import SparseHFLM
 from rr_bench.run.run import INTERRUPTED, run
 from rr_bench.run.samples import Samples
 from tests.fabricate import cells_of
@@ -63,23 +64,23 @@ def test_a_group_is_stored_as_its_samples_alone_and_is_lost_as_a_whole(small, mo
 
 
 def test_one_failing_sample_costs_the_others_of_its_group_nothing(small, monkeypatch, capsys):
-    from rr_bench.model.lm import SparseHFLM
-
-    original, broken = SparseHFLM._ask, []
+    original, asked = SparseHFLM._ask, []
 
     def ask(self, request):
-        if request.doc["uid"] in broken:
+        uid = request.doc["uid"]
+        asked.append(uid)
+        if uid == asked[1]:
             raise ValueError("this row is broken")
         return original(self, request)
 
-    alone, together = small(False), small(True)
-    assert run(alone) == 0
-    expected = records(alone)
-    broken.append(expected[1][0])
-    monkeypatch.setattr(SparseHFLM, "_ask", ask)
-    capsys.readouterr()
-    assert run(together) == 1
+    settings = small(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(SparseHFLM, "_ask", ask)
+        assert run(settings) == 1
     (line,) = errors(capsys)
-    assert "this row is broken" in line and broken[0] in line
-    kept = [one for one in records(together) if one[0] not in broken]
-    assert kept == [one for one in expected if one[0] not in broken]
+    assert "this row is broken" in line and asked[1] in line
+    samples = cells_of(settings.out)[0].samples
+    assert [one.uid for one in samples if one.error is not None] == [asked[1]]
+    assert len(samples) == 5
+    assert run(settings) == 0
+    assert not any(one.error for one in cells_of(settings.out)[0].samples)

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from rr_bench.model.graph import StepDecoder
 from rr_bench.model.hook import HookError, attention_layers
+from rr_bench.model.memory import OutOfMemory
 from rr_bench.model.rotary import adapts
 from rr_bench.model.spread import devices
 from rr_bench.plan.model_facts import CheckpointError
@@ -40,7 +41,7 @@ def choose_decoder(
         try:
             reason = decoder.try_out()
         except (HookError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError | OutOfMemory):
                 raise
             reason = f"its step cannot be captured: {str(error).partition(chr(10))[0]}"
     if reason is None:
