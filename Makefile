@@ -17,7 +17,7 @@ ARGS ?=
 
 REAL_MODEL := smollm2_135m
 
-.PHONY: help install run run-real run-video bench test test-gpu lint figures clean
+.PHONY: help install run run-real run-video bench test test-exhaustive test-gpu lint figures clean
 
 help:
 	@echo 'make run      install if needed, run the default experiment, print the table (ARGS=... adds settings)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make run-video the same on clips and a small vision-language model, both included'
 	@echo 'make bench    time kernels, methods and whole prefills on the GPU at hand (ARGS=... adds settings)'
 	@echo 'make test     install if needed, run all tests that need no GPU'
+	@echo 'make test-exhaustive what it leaves out: every combination of settings of the kernels, more kills'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
 	@echo 'make lint     ruff and mypy'
 	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder picks one store, PDF=1 adds PDF)'
@@ -50,6 +51,10 @@ bench: $(VENV)/installed
 test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/interpreter -n $(WORKERS)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest tests/interpreter -n $(WORKERS)
+
+test-exhaustive: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore tests/interpreter -n $(WORKERS) -m exhaustive
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest tests/interpreter -n $(WORKERS) -m exhaustive
 
 test-gpu: $(VENV)/installed-dev
 	$(PY) -m pytest tests -m 'gpu or interpreter'

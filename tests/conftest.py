@@ -78,6 +78,19 @@ def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are composed and named, but not laid out and saved, which takes most of the
+    time: for tests that look into none.
+    """
+    from rr_bench.report.drawing import Album
+
+    def add(self: Album, figure: object, name: str) -> None:
+        self.paths.append(self.folder / f"{name}.png")
+
+    monkeypatch.setattr(Album, "add", add)
+
+
+@pytest.fixture
 def kernel_device() -> str:
     """Where Triton kernels run: the GPU with real Triton, the CPU under the interpreter."""
     return "cpu" if INTERPRETING else "cuda"

@@ -26,20 +26,33 @@ from method.ops.top_p import triton as select_triton
 from method.ops.triton_support import launch_for, padded_head
 from method.ops.vertical_slash import profile_triton as profile_triton
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")
 
 # Shared memory one block may take, by compute capability.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+# Of what every chip, dtype and head size has, the first ones are always compiled.
 SHAPES = [
-    *((chip, torch.bfloat16, dim) for chip in SHARED for dim in (64, 128)),
+    (90, torch.bfloat16, 128),
+    (80, torch.bfloat16, 64),
+    (100, torch.bfloat16, 128),
     (90, torch.bfloat16, 96),
     (90, torch.float32, 128),
+    (90, torch.bfloat16, 64),
+    (80, torch.bfloat16, 128),
+    (100, torch.bfloat16, 64),
 ]
-shapes = pytest.mark.parametrize(
-    ("chip", "dtype", "dim"), SHAPES, ids=[f"sm{c}-{NAMES[d]}-{n}" for c, d, n in SHAPES]
-)
+SHAPES = [
+    pytest.param(
+        *(chip, dtype, dim),
+        id=f"sm{chip}-{NAMES[dtype]}-{dim}",
+        marks=[pytest.mark.exhaustive] if place >= 5 else [],
+    )
+    for place, (chip, dtype, dim) in enumerate(SHAPES)
+]
+shapes = pytest.mark.parametrize(("chip", "dtype", "dim"), SHAPES)
 
 
 def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **options):
@@ -146,8 +159,7 @@ def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse):
         assert needed in compiled.asm["ptx"]
 
 
-@pytest.mark.parametrize("stride", [4, 8, 64])
-@shapes
+@few_of({"chip,dtype,dim": SHAPES, "stride": [4, 8, 64]})
 def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants, options = settings("estimate", chip, dtype, dim)
     constants |= {"BLOCK_M": estimate_triton.SAMPLES, "STRIDE": stride, "PER": BLOCK // stride}
@@ -183,8 +195,7 @@ def test_exact_kernels_compile(chip, dim):
         build(exact_triton.sample_shares_kernel, chip, pointers, constants)
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
-@pytest.mark.parametrize(("dim", "dtype"), [(128, "bf16"), (96, "fp16"), (64, "bf16")])
+@few_of({"stride": [4, 8, 16, 32, 64], "dim,dtype": [(128, "bf16"), (64, "bf16"), (96, "fp16")]})
 def test_hopper_estimate_compiles(dim, dtype, stride):
     padded, keys = padded_head(dim), estimate_hopper.KEYS
     constants = {"HEAD_DIM": dim, "DIM": padded, "STRIDE": stride, "PER": BLOCK // stride}
@@ -201,8 +212,7 @@ def test_hopper_estimate_compiles(dim, dtype, stride):
         assert needed in compiled.asm["ptx"]
 
 
-@pytest.mark.parametrize("last", profile_triton.LAST)
-@shapes
+@few_of({"chip,dtype,dim": SHAPES, "last": profile_triton.LAST})
 def test_profile_kernels_compile(chip, dtype, dim, last):
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "LAST": last}
     constants |= {"PRECISION": "ieee" if dtype == torch.float32 else "tf32"}
@@ -222,9 +232,7 @@ def test_energy_kernel_compiles(chip, dtype, dim):
     build(energy_triton.block_energies_kernel, chip, pointers, constants, num_warps=8)
 
 
-@pytest.mark.parametrize("chip", SHARED)
-@pytest.mark.parametrize("width", [16, 1024, 4096])
-@pytest.mark.parametrize("pay", [False, True])
+@few_of({"chip": list(SHARED), "width": [16, 1024, 4096], "pay": [False, True]}, rows=4)
 def test_selection_kernel_compiles(chip, width, pay):
     constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": pay}
     constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True}

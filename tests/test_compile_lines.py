@@ -17,15 +17,14 @@ from method.ops.vertical_slash import lists as lines_triton
 from method.ops.vertical_slash import profile_triton as profile_triton
 from method.ops.vertical_slash import triton as line_attention_triton
 from tests.conftest import INTERPRETING
-from tests.test_compile import NAMES, SHARED, build, own_cache, shapes
+from tests.products import few_of
+from tests.test_compile import NAMES, SHAPES, SHARED, build, own_cache, shapes
 
 __all__ = ["own_cache"]
 pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRITON_INTERPRET=1)")
 
 
-@pytest.mark.parametrize("flagged", [False, True])
-@pytest.mark.parametrize("size", [131072, 1 << 20, 1 << 24])
-@pytest.mark.parametrize("chip", SHARED)
+@few_of({"chip": list(SHARED), "size": [131072, 1 << 20, 1 << 24], "flagged": [False, True]})
 def test_prefix_kernels_compile(chip, size, flagged):
     sizes = prefix_triton.sizes_of(size)
     warps = sizes.pop("num_warps")
@@ -41,9 +40,7 @@ def test_prefix_kernels_compile(chip, size, flagged):
         build(prefix_triton.prefix_pass_kernel, chip, pointers, constants, num_warps=warps)
 
 
-@pytest.mark.parametrize("others", [False, True])
-@pytest.mark.parametrize("width", [16, 1024, 4096])
-@pytest.mark.parametrize("chip", SHARED)
+@few_of({"chip": list(SHARED), "width": [16, 1024, 4096], "others": [False, True]})
 def test_line_list_kernel_compiles(chip, width, others):
     pointers = dict.fromkeys(("columns_ptr", "diagonals_ptr", "others_ptr", "flag_ptr"), "u8")
     pointers |= {"newest_ptr": "i64", "index_ptr": "i32", "count_ptr": "i32"}
@@ -82,8 +79,7 @@ def antidiagonal(chip: int, dtype: torch.dtype, dim: int, stride: int, tma: bool
     return build(antidiagonal_triton.block_lse_kernel, chip, pointers, constants, **options)
 
 
-@pytest.mark.parametrize("stride", [1, 8, 16])
-@shapes
+@few_of({"chip,dtype,dim": SHAPES, "stride": [1, 8, 16]})
 def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
     compiled = antidiagonal(chip, dtype, dim, stride, False)
     if chip == 90 and dtype == torch.bfloat16:
@@ -99,8 +95,7 @@ def test_antidiagonal_kernels_compile(chip, dtype, dim, stride):
         build(antidiagonal_triton.block_offers_kernel, chip, pointers, constants)
 
 
-@pytest.mark.parametrize("dim", [64, 96, 128])
-@pytest.mark.parametrize("stride", [1, 8, 16])
+@few_of({"dim": [64, 96, 128], "stride": [1, 8, 16]})
 def test_antidiagonal_kernel_compiles_with_tensor_descriptors(stride, dim):
     ptx = antidiagonal(90, torch.bfloat16, dim, stride, True).asm["ptx"]
     assert "cp.async.bulk.tensor.5d" in ptx and "wgmma" in ptx
@@ -118,8 +113,7 @@ def test_profile_kernel_compiles_with_fewer_registers(chip):
     assert f".maxnreg {registers}" in compiled.asm["ptx"]
 
 
-@pytest.mark.parametrize("columns", [True, False])
-@pytest.mark.parametrize("chip", SHARED)
+@few_of({"chip": list(SHARED), "columns": [True, False]})
 def test_cover_kernels_compile(chip, columns):
     flags = dict.fromkeys(("columns_ptr", "slashes_ptr"), "u8")
     sizes = {"TILE": 64, "ROW": BLOCK, "COLUMNS": columns, "CHUNK": 1024}

@@ -113,7 +113,8 @@ def slow_rule(query, key, scale, gamma, tau_js, least):
         logits = (key[: token + 1] @ query[token] * scale).tolist()
         top = max(logits)
         mass = [math.exp(logit - top) for logit in logits]
-        weights.append([part / sum(mass) for part in mass])
+        whole = sum(mass)
+        weights.append([part / whole for part in mass])
     vertical, slash = [0.0] * length, [0.0] * length
     for index, row in enumerate(weights):
         for at, weight in enumerate(row):

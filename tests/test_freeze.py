@@ -1,9 +1,13 @@
 """A frozen store reads as the running one, and goes back into one that runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rr_bench import ROOT
+from rr_bench.report import write_report
 from rr_bench.store.freeze import freeze, thaw
 from rr_bench.store.jsonl import StoreError, write_json
 from rr_bench.store.reading import read_store
@@ -79,3 +83,21 @@ def test_a_damaged_store_is_not_frozen(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="checksum"):
         freeze(tmp_path / "run", tmp_path / "frozen")
     assert not (tmp_path / "frozen").exists()
+
+
+def test_a_frozen_store_gives_the_same_report(tmp_path: Path) -> None:
+    for length in (4096, 8192):
+        write_cell(tmp_path / "run", FULL, [1.0, 0.5], length=length)
+        write_cell(tmp_path / "run", RR, [1.0, 0.0], length=length)
+    command = [sys.executable, "-m", "rr_bench.report"]
+    frozen = tmp_path / "frozen"
+    done = subprocess.run(
+        [*command, "freeze", str(tmp_path / "run"), str(frozen)], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    write_report(tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        if path.suffix in (".csv", ".md", ".png"):
+            twin = frozen / path.relative_to(tmp_path / "run")
+            assert twin.read_bytes() == path.read_bytes(), path.name
+    assert not (frozen / "cells").exists()

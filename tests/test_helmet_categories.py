@@ -19,6 +19,8 @@ from rr_bench.store.reading import read_store
 from rr_bench.tasks.helmet_table import DATASETS, HELMET_COLUMNS, RR_COLUMNS, Column
 from tests.fabricate import FULL, RR, open_cell, record
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def everything(judged=True):
     """Every dataset's value: 10 for the first, 20 for the second, and so on; judged ones 1 more."""

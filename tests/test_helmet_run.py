@@ -33,7 +33,6 @@ def run(*arguments):
 
 
 @layout.real
-@pytest.mark.slow
 def test_a_whole_run_offline(tmp_path, smallest, helmet_dir):
     arguments = ["+experiment=helmet", "lengths=[8192]", "samples=2", f"model={smallest}"]
     arguments += [f"data.helmet_dir={helmet_dir}", f"out={tmp_path}"]
@@ -73,7 +72,6 @@ def test_a_whole_run_offline(tmp_path, smallest, helmet_dir):
 
 
 @layout.real
-@pytest.mark.slow
 def test_what_is_missing_is_named_and_the_rest_runs(tmp_path, smallest):
     helmet_dir = layout.lay_out(tmp_path / "helmet")
     missing = ["niah_mk_2", "niah_mk_3", "kilt_popqa_3", "icl_trec_coarse", "icl_trec_fine"]

@@ -19,6 +19,8 @@ from rr_bench.store.reading import read_store
 from tests.fabricate import FULL, KEEP, RR, open_cell, record, write_cell
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RR90 = {**RR, "label": "rr(tau=0.9)", "params": {"tau": 0.9, "stride": 8}}
 
 
@@ -51,30 +53,6 @@ def test_table_of_a_run(tmp_path: Path) -> None:
     assert "| 80.0 " in page and "commit: abc with uncommitted changes" in page and "torch 2.13" in page
     assert "paired bootstrap" in page and "causal triangle" in page
     assert "80.0" in report.table
-
-
-def test_figures_are_readable_files_and_do_not_change(tmp_path: Path) -> None:
-    for length in (4096, 8192):
-        write_cell(tmp_path, FULL, [1.0, 1.0], length=length)
-        write_cell(tmp_path, RR, [1.0, 0.5], density=0.25, length=length)
-    paths = [path for path in write_report(tmp_path).paths if path.parent.name == "figures"]
-    by_length = {"recovery_by_length", "density_by_length", "score_by_length"}
-    stems = {"recovery_by_density-json_kv", *by_length}
-    assert {path.stem for path in paths} == stems and len(paths) == 8
-    before = {path: path.read_bytes() for path in paths}
-    assert all(
-        data.startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
-        for path, data in before.items()
-    )
-    write_report(tmp_path)
-    assert {path: path.read_bytes() for path in paths} == before
-
-
-def test_only_dense_cells_still_report(tmp_path: Path) -> None:
-    write_cell(tmp_path, FULL, [1.0, 0.0])
-    report = write_report(tmp_path)
-    assert report.problems == [] and row(tmp_path, "full")["score"] == 50
-    assert {path.stem for path in report.paths} == {"summary", "report", "score_by_length"}
 
 
 def test_missing_cell_is_shown(tmp_path: Path) -> None:
@@ -237,24 +215,6 @@ def test_settings_of_the_data_are_columns_where_they_vary(tmp_path: Path, settin
     frame = summary(tmp_path)
     (column,) = [name for name in frame if name.endswith(setting)]
     assert set(frame[column]) == {"default", "other"}
-
-
-def test_a_frozen_store_gives_the_same_report(tmp_path: Path) -> None:
-    for length in (4096, 8192):
-        write_cell(tmp_path / "run", FULL, [1.0, 0.5], length=length)
-        write_cell(tmp_path / "run", RR, [1.0, 0.0], length=length)
-    command = [sys.executable, "-m", "rr_bench.report"]
-    frozen = tmp_path / "frozen"
-    done = subprocess.run(
-        [*command, "freeze", str(tmp_path / "run"), str(frozen)], cwd=ROOT, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    write_report(tmp_path / "run")
-    for path in (tmp_path / "run").rglob("*"):
-        if path.suffix in (".csv", ".md", ".png"):
-            twin = frozen / path.relative_to(tmp_path / "run")
-            assert twin.read_bytes() == path.read_bytes(), path.name
-    assert not (frozen / "cells").exists()
 
 
 def test_printed_table_can_be_limited_to_a_run(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from rr_bench.report import write_report
 from tests.fabricate import FULL, RR, change_environment, write_cell
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def store(out: Path, **changes: Any) -> None:
     """Three cells of equal environment but for changes of the last."""

@@ -183,6 +183,7 @@ def drawn(axes: Axes) -> list[tuple[list[float], list[float]]]:
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines[1:]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) -> None:
     frame = write_store(tmp_path)
     rows = frame[(frame["task"] == "recall_prefill") & ~frame["dense"] & (frame["family"] == "rr")]
@@ -196,6 +197,7 @@ def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) ->
     assert x == list(wanted["density"]) and y == list(wanted["recovery"]) and len(x) == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_task_of_most_methods_is_wide_and_keeps_its_own_range(tmp_path: Path) -> None:
     rows = write_store(tmp_path)
     rows = pd.concat([rows, rows[rows["task"] == "json_kv"].assign(task="another")])
@@ -209,6 +211,7 @@ def test_the_task_of_most_methods_is_wide_and_keeps_its_own_range(tmp_path: Path
     assert narrow.get_ylim() == second.get_ylim() != wide.get_ylim()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_gap_in_one_panel_of_two_is_a_gap_and_no_range(tmp_path: Path) -> None:
     for task in ("json_kv", "recall_prefill"):
         for length in (4096, 8192, 16384):
@@ -223,6 +226,30 @@ def test_a_gap_in_one_panel_of_two_is_a_gap_and_no_range(tmp_path: Path) -> None
     lines = [y for _, y in drawn(first) if len(y) == 3]
     assert any(pd.isna(y[1]) and y[0] == y[2] == 75 for y in lines)
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] > 0
+
+
+def test_figures_are_readable_files_and_do_not_change(tmp_path: Path) -> None:
+    for length in (4096, 8192):
+        write_cell(tmp_path, FULL, [1.0, 1.0], length=length)
+        write_cell(tmp_path, RR, [1.0, 0.5], density=0.25, length=length)
+    paths = [path for path in write_report(tmp_path).paths if path.parent.name == "figures"]
+    by_length = {"recovery_by_length", "density_by_length", "score_by_length"}
+    stems = {"recovery_by_density-json_kv", *by_length}
+    assert {path.stem for path in paths} == stems and len(paths) == 8
+    before = {path: path.read_bytes() for path in paths}
+    assert all(
+        data.startswith(b"\x89PNG" if path.suffix == ".png" else b"%PDF")
+        for path, data in before.items()
+    )
+    write_report(tmp_path)
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_only_dense_cells_have_a_figure_of_scores(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 0.0])
+    report = write_report(tmp_path)
+    assert report.problems == [] and report.frame["score"].tolist() == [50]
+    assert {path.stem for path in report.paths} == {"summary", "report", "score_by_length"}
 
 
 def test_three_lengths_at_most() -> None:

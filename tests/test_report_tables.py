@@ -17,6 +17,8 @@ from rr_bench.report.table import Column, Table
 from rr_bench.report.verdict import Standing
 from tests.fabricate import FULL, RR, change_environment, open_cell, record, write_cell
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COLUMNS = {
     "method": Column("who"),
     "recovery": Column("how much", 1, ("lo", "hi")),

@@ -14,6 +14,8 @@ from rr_bench.report.render import WIDTH
 from rr_bench.report.verdict import FEWEST, MARGIN, enough, needed, outcome, standings, verdict
 from tests.fabricate import FULL, RR, write_cell
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def of(value: float, lo: float, hi: float, n: int) -> Recovery:
     return Recovery(n, value, 100.0, value, lo, hi)

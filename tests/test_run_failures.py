@@ -20,6 +20,8 @@ from rr_bench.store.records import read_line, sample_line
 from tests.runs import errors, lines, reported, summary
 from tests.tiny import tiny_llama
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_out_of_memory_at_one_length_costs_that_length_only(make, monkeypatch, capsys):
     original = SparsePrefill.__call__

@@ -28,6 +28,8 @@ from rr_bench.run.workers import Foreman, environments
 from tests.runs import errors, lines, summary
 from tests.test_agenda import work
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PATIENCE_S = 120
 
 

@@ -12,7 +12,6 @@ from torch.backends.cuda import (
     can_use_flash_attention,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from method.ops.checks import check_attention
 
@@ -54,6 +53,9 @@ def dense_prefill(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tu
                 query, key, value, is_causal=True, scale=scale, enable_gqa=name != "efficient"
             )
         return output, name
+    # Loads torch's compiler: seconds that only chunks of a prompt need.
+    from torch.nn.attention.bias import causal_lower_right
+
     bias = causal_lower_right(query.shape[2], key.shape[2])
     output = F.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, scale=scale, enable_gqa=name != "efficient"

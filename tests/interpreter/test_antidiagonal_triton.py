@@ -17,6 +17,7 @@ from method.oracle import Oracle
 from method.xattention import XAttention
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -35,9 +36,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("reduction", ["sum", "max"])
-@pytest.mark.parametrize(("case", "stride"), CASES, ids=str)
+@few_of({"case,stride": CASES, "reduction": ["sum", "max"], "dtype": DTYPES})
 def test_scores_match_the_twin(case, stride, reduction, dtype, kernel_device, poisoned):
     query, key, _ = tensors(case, dtype, kernel_device)
     options = {"scale": 0.2, "stride": stride, "reduction": reduction}

@@ -13,6 +13,7 @@ from method.ops.top_p.torch import SELECTORS
 from method.rr import RRAttention
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -37,8 +38,7 @@ def scores_of(estimate, query, key, stride, **options):
     return estimate(query, key, scale=0.2, stride=stride, **options)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("case", "stride"), CASES, ids=str)
+@few_of({"case,stride": CASES, "dtype": DTYPES})
 def test_scores_match_the_twin(case, stride, dtype, kernel_device, poisoned):
     query, key, _ = tensors(case, dtype, kernel_device)
     truth = scores_of(block_scores, query, key, stride)

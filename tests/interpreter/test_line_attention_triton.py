@@ -15,6 +15,7 @@ from method.ops.vertical_slash.torch import covered_attention, force_blocks, lin
 from method.ops.vertical_slash.triton import line_attention_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -22,8 +23,12 @@ bf16_on_gpu = pytest.mark.skipif(INTERPRETING, reason="the interpreter computes 
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=bf16_on_gpu)]
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 SINK_ONLY = KeepPolicy(sink=True, diagonal=False, last_row=False)
-KEEPS = pytest.mark.parametrize("keep", [NO_KEEP, EQUAL_KEEP, SINK_ONLY], ids=["none", "equal", "sink"])
-LENGTHS = pytest.mark.parametrize(("q_len", "k_len"), [(512, 512), (330, 330), (200, 777), (1, 130)])
+KEEPS = [
+    pytest.param(NO_KEEP, id="none"),
+    pytest.param(EQUAL_KEEP, id="equal"),
+    pytest.param(SINK_ONLY, id="sink"),
+]
+LENGTHS = [(512, 512), (330, 330), (200, 777), (1, 130)]
 
 
 def drawn_lines(k_len: int, columns: float, slashes: float, device: str, heads: int = 2):
@@ -52,9 +57,7 @@ def tokens_of(cover: LineCover, k_len: int, last_row_tile: int) -> torch.Tensor:
     return seen[..., :k_len] == 1
 
 
-@KEEPS
-@LENGTHS
-@pytest.mark.parametrize("slashes", [0.0, 0.01, 0.2])
+@few_of({"q_len,k_len": LENGTHS, "slashes": [0.0, 0.01, 0.2], "keep": KEEPS}, rows=9)
 def test_lists_cover_what_the_twin_covers(slashes, q_len, k_len, keep, kernel_device, poisoned):
     lines = drawn_lines(k_len, 0.2, slashes, kernel_device)
     forced = keep.forced(q_len, k_len, kernel_device)
@@ -65,8 +68,7 @@ def test_lists_cover_what_the_twin_covers(slashes, q_len, k_len, keep, kernel_de
     assert torch.equal(tokens_of(cover, k_len, last_row_tile), tokens.cpu())
 
 
-@KEEPS
-@LENGTHS
+@few_of({"q_len,k_len": LENGTHS, "keep": KEEPS})
 def test_lists_of_aligned_tiles(q_len, k_len, keep, kernel_device, poisoned):
     generator = torch.Generator().manual_seed(q_len)
     shape = (2, -(-q_len // 64), -(-k_len // 64))
@@ -86,9 +88,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("keep", [NO_KEEP, EQUAL_KEEP], ids=["none", "equal"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@few_of({"case": CASES, "keep": KEEPS[:2], "dtype": DTYPES})
 def test_attention_matches_the_twin(case, keep, dtype, kernel_device, poisoned):
     query, key, value = tensors(case, dtype, kernel_device)
     members = torch.arange(case.heads - 1, -1, -2, device=kernel_device)

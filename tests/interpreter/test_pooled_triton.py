@@ -11,6 +11,7 @@ from method.ops.pooled.triton import mean_tiles_triton, pooled_weights_triton
 from method.ops.vertical_slash.torch import mean_tiles
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -24,9 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@few_of({"case": CASES, "size": [64, 128], "dtype": DTYPES})
 def test_means_match_the_twin(case, size, dtype, kernel_device, poisoned):
     for tensor in tensors(case, dtype, kernel_device)[:2]:
         means = mean_tiles_triton(tensor, size)

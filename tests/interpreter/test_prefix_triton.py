@@ -7,6 +7,7 @@ import torch
 
 from method.ops.top_p.prefix import find_prefix, sizes_of
 from method.ops.vertical_slash.selection import take_highest, tokens_within
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -28,8 +29,7 @@ def drawn(kind: str, size: int, lists: int = 2) -> torch.Tensor:
     return values / values.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("size", [1, 4096, 5000])
-@pytest.mark.parametrize("kind", ["even", "peaked", "levels", "zeros", "one"])
+@few_of({"kind": ["even", "peaked", "levels", "zeros", "one"], "size": [1, 4096, 5000]})
 def test_counts_by_mass_are_those_of_a_sort(kind, size, kernel_device, poisoned):
     values = drawn(kind, size).to(kernel_device)
     for share in (0.5, 0.9999):
@@ -37,8 +37,7 @@ def test_counts_by_mass_are_those_of_a_sort(kind, size, kernel_device, poisoned)
         assert torch.equal(tokens_within(values, share, triton=True), wanted), share
 
 
-@pytest.mark.parametrize("size", [1, 100, 5000])
-@pytest.mark.parametrize("kind", ["even", "levels", "zeros", "one"])
+@few_of({"kind": ["even", "levels", "zeros", "one"], "size": [1, 100, 5000]})
 def test_the_highest_are_those_of_a_stable_sort(kind, size, kernel_device, poisoned):
     values = drawn(kind, size).to(kernel_device)
     values[:, : size // 50] = 1000.0 - torch.arange(size // 50, device=kernel_device)

@@ -15,6 +15,7 @@ from method.ops.vertical_slash.profile import attention_profile
 from method.ops.vertical_slash.profile_triton import attention_profile_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -31,9 +32,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("last", [64, 128])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@few_of({"case": CASES, "last": [64, 128], "dtype": DTYPES})
 def test_profiles_match_the_twin(case, last, dtype, kernel_device, poisoned):
     query, key, _ = tensors(case, dtype, kernel_device)
     truth = attention_profile(query, key, scale=0.2, last=last)
@@ -45,6 +44,7 @@ def test_profiles_match_the_twin(case, last, dtype, kernel_device, poisoned):
         torch.testing.assert_close(mass, torch.full_like(mass, min(last, case.q_len)))
 
 
+KEEPS = [pytest.param(NO_KEEP, id="none"), pytest.param(EQUAL_KEEP, id="equal")]
 PATTERNS = [
     {
         "0": ["vertical_and_slash", 31, 101, 1.0],
@@ -54,14 +54,15 @@ PATTERNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("q_len", "k_len"), [(1408, 1408), (1450, 1450), (300, 1400), (64, 1300)], ids=str
+@few_of(
+    {
+        "kind": ["flex", "flex_aware", "flex_all", "lines", "mixed"],
+        "q_len,k_len": [(1408, 1408), (1450, 1450), (300, 1400), (64, 1300)],
+        "keep": KEEPS,
+    },
+    rows=10,
 )
-@pytest.mark.parametrize("keep", [NO_KEEP, EQUAL_KEEP], ids=["none", "equal"])
-@pytest.mark.parametrize("kind", ["flex", "flex_aware", "flex_all", "lines", "mixed"])
 def test_both_estimators_choose_the_same_blocks(kind, keep, q_len, k_len, kernel_device, tmp_path):
-    if (q_len, keep.sink) in ((1408, True), (64, True)):
-        pytest.skip("one policy is enough for this shape")
     query, key, _ = tensors(Case(q_len, k_len, group=2, kv_heads=2), device=kernel_device, seed=3)
     # Heads of different sharpness, so that some are query-aware.
     sharpness = torch.tensor([0.5, 2.0, 40.0, 1.0], device=kernel_device)

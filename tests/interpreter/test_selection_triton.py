@@ -14,6 +14,7 @@ from method.ops.top_p import triton as select_triton
 from method.ops.top_p.torch import SELECTORS, select_blocks
 from method.ops.top_p.triton import select_blocks_triton
 from tests.attention_cases import NO_KEEP, Case, tensors
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -29,25 +30,35 @@ def random_scores(lengths: tuple[int, int], heads: int, power: float, device: st
     return truth, torch.where(visible, drawn, torch.nan).to(device)
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("tau", [1e-6, 0.5, 0.95, 0.9999, 1.0])
-def test_selection_is_the_twins(tau, selector, kernel_device, poisoned):
-    for lengths, power, keep in (
-        ((1000, 1000), 6.0, NO_KEEP),
-        ((257, 1400), 30.0, SINK_ONLY),
-        ((1500, 1500), 2.0, RR_KEEP),
-    ):
-        truth, scores = random_scores(lengths, 2, power, kernel_device)
-        options = {"tau": tau, "selector": selector, "keep": keep}
-        mask = select_blocks_triton(scores, *lengths, **options)
-        check_causal(mask)
-        assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
+ROWS = [
+    pytest.param((1000, 1000), 6.0, NO_KEEP, id="square"),
+    pytest.param((257, 1400), 30.0, SINK_ONLY, id="ragged"),
+    pytest.param((1500, 1500), 2.0, RR_KEEP, id="even"),
+]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "keep"), [((1000, 1000), RR_KEEP), ((300, 700), NO_KEEP), ((129, 385), SINK_ONLY)]
+@few_of(
+    {"tau": [1e-6, 0.5, 0.95, 0.9999, 1.0], "selector": SELECTORS, "lengths,power,keep": ROWS}, rows=15
 )
-@pytest.mark.parametrize("first", [1, 4])
+def test_selection_is_the_twins(tau, selector, lengths, power, keep, kernel_device, poisoned):
+    truth, scores = random_scores(lengths, 2, power, kernel_device)
+    options = {"tau": tau, "selector": selector, "keep": keep}
+    mask = select_blocks_triton(scores, *lengths, **options)
+    check_causal(mask)
+    assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
+
+
+@few_of(
+    {
+        "lengths,keep": [
+            pytest.param((1000, 1000), RR_KEEP, id="square"),
+            pytest.param((300, 700), NO_KEEP, id="ragged"),
+            pytest.param((129, 385), SINK_ONLY, id="short"),
+        ],
+        "first": [1, 4],
+    },
+    rows=4,
+)
 def test_rows_of_the_first_chunk(lengths, keep, first, kernel_device, poisoned):
     truth, scores = random_scores(lengths, 2, 5.0, kernel_device, first)
     options = {"tau": 0.8, "selector": "released", "keep": keep, "released_rows": first}
@@ -65,18 +76,23 @@ def test_longer_rows_go_to_wider_kernels(lengths, kernel_device, poisoned, monke
     assert torch.equal(mask.to_map(), select_blocks(truth, *lengths, **options))
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-def test_ties_zeros_and_equal_rows(selector, kernel_device, poisoned):
+@few_of(
+    {
+        "tau": [0.25, 0.5, 0.75, 0.999],
+        "selector": SELECTORS,
+        "keep": [pytest.param(NO_KEEP, id="none"), pytest.param(RR_KEEP, id="rr")],
+    },
+    rows=6,
+)
+def test_ties_zeros_and_equal_rows(tau, selector, keep, kernel_device, poisoned):
     lengths = (1024, 1024)
     generator = torch.Generator().manual_seed(1)
     levels = torch.randint(0, 4, (1, 6, 8, 8), generator=generator).float()
     levels[:, 4], levels[:, 5] = 1.0, 0.0
     scores = (levels * causal_map(*lengths)).to(kernel_device)
-    for tau in (0.25, 0.5, 0.75, 0.999):
-        for keep in (NO_KEEP, RR_KEEP):
-            options = {"tau": tau, "selector": selector, "keep": keep}
-            mask = select_blocks_triton(scores, *lengths, **options)
-            assert torch.equal(mask.to_map(), select_blocks(scores, *lengths, **options))
+    options = {"tau": tau, "selector": selector, "keep": keep}
+    mask = select_blocks_triton(scores, *lengths, **options)
+    assert torch.equal(mask.to_map(), select_blocks(scores, *lengths, **options))
 
 
 def test_a_tau_for_every_head(kernel_device, poisoned):
@@ -86,8 +102,7 @@ def test_a_tau_for_every_head(kernel_device, poisoned):
     assert torch.equal(mask.to_map(), select_blocks(truth, 1000, 1000, **options))
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("option", [{}, {"offset": "head_layer", "layer": 3}, {"offset": 5}], ids=str)
+@few_of({"selector": SELECTORS, "option": [{}, {"offset": "head_layer", "layer": 3}, {"offset": 5}]})
 def test_mask_is_the_twins(option, selector, kernel_device, poisoned):
     query, key, _ = tensors(Case(1000, 1000, group=4, batch=2), device=kernel_device)
     scores = block_scores(query, key, scale=0.25, stride=8, **option)

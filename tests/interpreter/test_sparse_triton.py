@@ -12,6 +12,7 @@ from method.ops.block_sparse.triton import block_sparse_triton
 from method.ops.triton_support import Launch
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -37,8 +38,7 @@ def check(
     torch.testing.assert_close(lse, truth_lse, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@few_of({"case": CASES, "dtype": DTYPES})
 def test_kernel_matches_the_reference(case, dtype, kernel_device, poisoned):
     check(case, dtype, kernel_device)
 
