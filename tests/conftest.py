@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,17 @@ def make(checkpoint: Path, tmp_path: Path) -> Callable[..., Any]:
         return RunSettings(**{**defaults, **changes})
 
     return settings
+
+
+@pytest.fixture
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that call the command in this process: what it sets is as before afterwards."""
+    from rr_bench.store.environment import COMMAND
+
+    monkeypatch.setenv(COMMAND, "")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +19,7 @@ import pytest
 
 import rr_bench.run.session
 from rr_bench import ROOT
+from rr_bench.__main__ import main
 from rr_bench.config.schema import DataSettings
 from rr_bench.report import write_report
 from rr_bench.run.run import INTERRUPTED, run
@@ -52,6 +56,7 @@ def test_questions_of_recall_prefill_are_counted(make):
     assert sample.score == sample.output.count("1") / sample.questions
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_run_does_no_model_work(make, monkeypatch, capsys):
     settings = make(methods=["full"])
     assert run(settings) == 0
@@ -66,6 +71,7 @@ def test_a_second_run_does_no_model_work(make, monkeypatch, capsys):
     pd.testing.assert_frame_equal(summary(settings), first)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_samples_keep_what_is_done(make, monkeypatch):
     assert run(make(methods=["full"], samples=1)) == 0
     scored = _count_samples(monkeypatch)
@@ -73,6 +79,7 @@ def test_more_samples_keep_what_is_done(make, monkeypatch):
     assert len(scored) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("stored", [1, 3])
 def test_killed_and_resumed_gives_the_same_summary(make, monkeypatch, tmp_path, stored):
     whole = make(out=str(tmp_path / "whole"))
@@ -90,32 +97,34 @@ def test_killed_and_resumed_gives_the_same_summary(make, monkeypatch, tmp_path, 
     pd.testing.assert_frame_equal(summary(halves), summary(whole))
 
 
-def test_sigterm_ends_a_run_that_can_go_on(make, checkpoint):
-    settings = make(samples=40, methods=["full"])
-    command = [sys.executable, "-m", "rr_bench", f"model={checkpoint}", "device=cpu", "methods=[full]"]
-    command += ["tasks=[recall_prefill]", "lengths=[2048]", "samples=40", f"out={settings.out}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not sum(lines(settings).values()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.terminate()
-    out, _ = process.communicate(timeout=60)
-    stored = sum(lines(settings).values())
-    assert process.returncode == INTERRUPTED and b"interrupted" in out
-    assert 0 < stored < 40
-    settings.samples = stored + 1
+def test_sigterm_ends_a_run_that_can_go_on(make, checkpoint, monkeypatch, capsys, own_signals):
+    settings = make(samples=5, methods=["full"])
+    command = ["rr_bench", f"model={checkpoint}", "device=cpu", "methods=[full]", "samples=5"]
+    command += ["tasks=[recall_prefill]", "lengths=[2048]", f"out={settings.out}"]
+    with monkeypatch.context() as patch:
+        _count_samples(patch, stop_after=2, stop=partial(os.kill, os.getpid(), signal.SIGTERM))
+        patch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == INTERRUPTED and "interrupted" in capsys.readouterr().out
+    assert lines(settings) == {"full": 2}
+    settings.samples = 3
     assert run(settings) == 0
-    assert lines(settings) == {"full": stored + 1}
+    assert lines(settings) == {"full": 3}
 
 
-def _count_samples(monkeypatch, stop_after: int | None = None) -> list[str]:
-    """Note every scored sample; raise KeyboardInterrupt instead of scoring one more."""
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _count_samples(monkeypatch, stop_after: int | None = None, stop=_interrupt) -> list[str]:
+    """Note every scored sample; stop instead of scoring one more."""
     scored: list[str] = []
     original = Samples._score
 
     def score(self, rows):
         if len(scored) == stop_after:
-            raise KeyboardInterrupt
+            stop()
         scored.extend(doc["uid"] for _, doc in rows)
         return original(self, rows)
 
@@ -123,6 +132,7 @@ def _count_samples(monkeypatch, stop_after: int | None = None) -> list[str]:
     return scored
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_task_with_fewer_rows_than_samples_is_done(make, monkeypatch, capsys):
     original = rr_bench.run.session.Session._load_task
 
@@ -140,6 +150,7 @@ def test_a_task_with_fewer_rows_than_samples_is_done(make, monkeypatch, capsys):
     assert "1 cells, 0 with work left" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_slices_together_make_the_whole_table(make, tmp_path, capsys):
     whole, parts = make(out=str(tmp_path / "whole")), make(out=str(tmp_path / "parts"))
     assert run(whole) == 0
@@ -150,6 +161,7 @@ def test_slices_together_make_the_whole_table(make, tmp_path, capsys):
     pd.testing.assert_frame_equal(summary(parts), summary(whole))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_killed_process_loses_nothing(make, checkpoint, tmp_path):
     whole, killed = make(out=str(tmp_path / "whole")), make(out=str(tmp_path / "killed"))
     process = subprocess.Popen(
@@ -202,6 +214,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(make, capsys):
     assert not Path(settings.out).exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_keep_policy_reaches_the_method_and_the_record(make):
     settings = make(samples=1, keep={"sink": False, "diagonal": True, "last_row": False})
     assert run(settings) == 0

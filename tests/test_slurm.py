@@ -79,10 +79,10 @@ def call(monkeypatch: pytest.MonkeyPatch, node: SlurmNode) -> Callable[..., int]
 
 
 def sweep(model: Path, out: Path, samples: int = 3) -> list[str]:
-    """Six cells, whose folder is named by an interpolation."""
+    """Four cells, whose folder is named by an interpolation."""
     return [
         *(f"model={model}", "model.name=tiny", "device=cpu", f"out={out}/${{model.name}}"),
-        *("methods=[full,{name: rr, tau: 0.5},streaming]", "tasks=[recall_prefill,json_kv]"),
+        *("methods=[full,{name: rr, tau: 0.5}]", "tasks=[recall_prefill,json_kv]"),
         *("lengths=[2048]", f"samples={samples}"),
     ]
 
@@ -116,8 +116,8 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
     submit = [*sweep(smallest, out), "action=submit", "cluster=cpu", "cluster.grace_s=90", *small]
     assert call(*submit, f"cluster.python={wrapper}") == 0
     shown = capsys.readouterr().out
-    assert "6 cells, 6 with work left" in shown and "6 tasks, 2 at a time" in shown
-    job, report = re.search(r"array (\d+) with 6 tasks, report (\d+)", shown).groups()
+    assert "4 cells, 4 with work left" in shown and "4 tasks, 2 at a time" in shown
+    job, report = re.search(r"array (\d+) with 4 tasks, report (\d+)", shown).groups()
 
     def running() -> list[str]:
         tasks = node.ask("squeue", "-h", "-r", "-t", "R", "-j", job, "-o", "%K").split()
@@ -128,29 +128,29 @@ def test_a_sweep_survives_a_kill_a_cancel_and_the_time_limit(node, call, smalles
         return not (running() or node.ask("squeue", "-h"))
 
     # Tasks 1 and 2 hang with a sample each. The first has one to two minutes left now, at which SLURM
-    # looks every half; the second is killed, the third in its place cancelled, the others go past.
+    # looks every half; the second is killed, the third in its place cancelled, the fourth goes past.
     wait_until(lambda: stored(out) == 2 and sorted(running()) == ["1", "2"])
     ran = node.ask("squeue", "-h", "-j", f"{job}_1", "-o", "%M").partition(":")[0]
     node.ask("scontrol", "update", f"job={job}_1", f"TimeLimit={int(ran) + 2}")
     assert call(*submit) == 0
-    assert "6 of them are in the queue already" in capsys.readouterr().out
+    assert "4 of them are in the queue already" in capsys.readouterr().out
     os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGKILL)
-    wait_until(lambda: stored(out, "recall_prefill_2048_streaming") == 1)
+    wait_until(lambda: stored(out, "json_kv_2048_full") == 1)
     node.ask("scancel", f"{job}_3")
     logs = out / "tiny" / "slurm" / "1" / "logs"
     wait_until(lambda: "back into the queue" in (logs / f"{job}_1.log").read_text())
     node.ask("scontrol", "update", f"job={job}_1", "TimeLimit=30")
     wait_until(idle)
     assert (out / "tiny" / "summary.csv").is_file() and (logs / f"report_{report}.log").stat().st_size
-    assert stored(out) == 4 * 3 + 2
+    assert stored(out) == 2 * 3 + 2
 
     assert call(*submit, "wandb=offline") == 0
     shown = capsys.readouterr().out
-    assert "6 cells, 2 with work left" in shown
+    assert "4 cells, 2 with work left" in shown
     job = re.search(r"array (\d+) with 2 tasks", shown)[1]
     wait_until(idle)
     pd.testing.assert_frame_equal(summary(out), summary(alone))
-    assert stored(out) == 18  # nothing was scored twice
+    assert stored(out) == 12  # nothing was scored twice
     assert len(list(out.glob("tiny/wandb/offline-run-*"))) == 1
     assert call(*submit) == 0
     assert "nothing to queue" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_what_cannot_start_is_not_queued(node, call, smallest, tmp_path, capsys,
     assert call(*sweep(smallest, tmp_path), "action=submit", "cluster=cpu", *small, *changes) == 1
     shown = capsys.readouterr()
     (line,) = shown.err.splitlines()
-    assert words in line and "6 with work left" in shown.out
+    assert words in line and "4 with work left" in shown.out
     assert not (tmp_path / "tiny" / "slurm").exists() and not node.ask("squeue", "-h")
 
 
@@ -198,4 +198,4 @@ def test_a_sweep_of_hydra_runs_every_job_there_and_ends_with_the_worst_status(no
     )
     assert done.returncode == 2, done.stderr
     logs = [path.read_text() for path in tmp_path.rglob("*_log.out")]
-    assert sum("6 cells, 6 with work left" in log for log in logs) == 1
+    assert sum("4 cells, 4 with work left" in log for log in logs) == 1

@@ -10,16 +10,14 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from tqdm import tqdm
 
-from rr_bench import ROOT
+from rr_bench.__main__ import main
 from rr_bench.config.schema import ModelSettings
 from rr_bench.run import workers
 from rr_bench.run.console import Console
@@ -30,8 +28,6 @@ from tests.test_agenda import work
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-PATIENCE_S = 120
-
 
 @pytest.fixture
 def small(make, smallest):
@@ -41,22 +37,6 @@ def small(make, smallest):
         return make(model=ModelSettings(path=str(smallest), name="tiny"), **changes)
 
     return settings
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def alive(group: int) -> bool:
-    """Whether any process of the group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_two_workers_give_the_table_of_one_process(small, tmp_path, capfd):
@@ -131,20 +111,25 @@ def test_a_cell_that_ends_two_workers_is_left_out(capsys):
     assert len(foreman.agenda) == 1  # from the first try
 
 
-def test_sigterm_ends_all_workers(small, smallest):
+def test_sigterm_ends_all_workers(small, smallest, monkeypatch, capsys, own_signals):
     settings = small(samples=40)
-    command = [sys.executable, "-m", "rr_bench", f"model={smallest}", "model.name=tiny", "device=cpu"]
-    command += ["methods=[full,{name: rr, tau: 0.5}]", "tasks=[recall_prefill]", "lengths=[2048]"]
-    command += ["samples=40", "workers=2", f"out={settings.out}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    wait_until(lambda: sum(lines(settings).values()))
-    process.terminate()
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED and b"interrupted" in out
-    assert b"Traceback" not in error
-    wait_until(lambda: not alive(process.pid))
+    command = ["rr_bench", f"model={smallest}", "model.name=tiny", "device=cpu", "lengths=[2048]"]
+    command += ["methods=[full,{name: rr, tau: 0.5}]", "tasks=[recall_prefill]", "samples=40"]
+    workers = []
+
+    def stop(self, worker, samples):
+        workers.extend(one.process for one in self.workers)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Foreman, "_count", stop)
+        patch.setattr(sys, "argv", [*command, "workers=2", f"out={settings.out}"])
+        with pytest.raises(SystemExit) as end:
+            main()
+    shown = capsys.readouterr()
+    assert end.value.code == INTERRUPTED and "interrupted" in shown.out
+    assert "Traceback" not in shown.err
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
     for file in Path(settings.out).glob("cells/*/env.json"):
         said = json.loads(file.read_text())["command"]
         assert said.startswith("python -m rr_bench model=…/") and "workers=2" in said

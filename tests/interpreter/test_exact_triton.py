@@ -14,6 +14,7 @@ from method.ops.triton_support import Launch
 from method.rr_plus import RRPlus
 from tests.attention_cases import Case, tensors
 from tests.conftest import INTERPRETING
+from tests.products import few_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -37,8 +38,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "over_samples", "dtype"), KINDS, ids=str)
-@pytest.mark.parametrize(("case", "stride"), CASES, ids=str)
+@few_of({"case,stride": CASES, "keys,over_samples,dtype": KINDS})
 def test_scores_match_the_twin(case, stride, keys, over_samples, dtype, kernel_device, poisoned):
     query, key, _ = tensors(case, dtype, kernel_device)
     options = {"scale": 0.2, "stride": stride, "keys": keys, "over_samples": over_samples}
