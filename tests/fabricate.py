@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rr_bench.store.cells import CellWriter, Store
-from rr_bench.store.reading import StoredCell, read_store
+from rr_bench.store.reading import read_store
+from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.store.seal import sealed
 

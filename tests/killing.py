@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from rr_bench.store.cells import CellWriter, Store
-from rr_bench.store.reading import StoredCell, read_store
+from rr_bench.store.reading import read_store
+from rr_bench.store.stored import StoredCell
 from tests.fabricate import FULL, RR, open_cell, record
 
 METHODS = (FULL, RR)

@@ -113,7 +113,7 @@ def mutated(content: Any, rng: random.Random) -> Any:
 
 def told(out: Path) -> tuple[pd.DataFrame, list[str]]:
     """What a report says of a store: rows by cell, and problems."""
-    cells, problems = read_store(out, lean=True)
+    cells, problems = read_store(out)
     summary = summarise(cells, problems)
     frame = summary.frame[summary.frame["status"] != "missing"]
     return frame.set_index("cell").sort_index(), summary.problems

@@ -24,7 +24,7 @@ from rr_bench.judge.gpt import (
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.jsonl import read_json
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.datasets import multi_lexsum
 from rr_bench.tasks.datasets.niah import split_sentences

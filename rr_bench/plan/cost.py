@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from rr_bench.plan.cells import Cell
 from rr_bench.store.reading import is_store, read_store
 from rr_bench.tasks.helmet_table import DATASETS
@@ -64,14 +66,12 @@ def measured_seconds(out: str | Path) -> dict[Point, float]:
     Samples during which a kernel was compiled do not count: the next ones will not take as long.
     """
     found: dict[Point, list[float]] = defaultdict(list)
-    cells = read_store(out, lean=True)[0] if is_store(out) else []
+    cells = read_store(out)[0] if is_store(out) else []
     for cell in cells:
         point = str(cell.info.settings["model"]), cell.info.method["label"], cell.info.length
-        found[point] += [
-            sample.prefill_s + (sample.decode_s or 0.0)
-            for sample in cell.samples
-            if sample.prefill_s is not None and not sample.compiled
-        ]
+        columns = cell.columns
+        seconds = columns.prefill_s + np.nan_to_num(columns.decode_s)
+        found[point] += seconds[~np.isnan(seconds) & ~columns.compiled].tolist()
     return {point: median(seconds) for point, seconds in found.items() if seconds}
 
 

@@ -100,7 +100,7 @@ class _Part(NamedTuple):
 
 
 def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin: float) -> _Part:
-    cells, unreadable = read_store(folder, lean=True)
+    cells, unreadable = read_store(folder)
     summary = summarise(cells, unreadable, margin)
     paths = [folder / "summary.csv", folder / "summary.md"]
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):

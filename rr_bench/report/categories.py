@@ -17,7 +17,7 @@ from tabulate import tabulate
 from rr_bench.report.identity import Identity
 from rr_bench.report.load import natural
 from rr_bench.report.style import length_label
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.helmet_table import (
     DATASETS,
     GENERATED_COLUMN,
@@ -80,7 +80,7 @@ def points(cells: Sequence[StoredCell]) -> dict[Point, float]:
     """
     found: dict[Point, float] = {}
     for cell in cells:
-        scores = [sample.score or 0.0 for sample in cell.scored.values()]
+        scores = cell.columns.score[cell.columns.scored].tolist()
         if cell.done is None or _failed(cell) or not scores or cell.info.task not in DATASETS:
             continue
         dataset = DATASETS[cell.info.task]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 MACHINE = ("device", "layers", "driver", "cpu", "os", "python", "versions", "commit")
 """Parts of an environment record that a page names."""

@@ -15,7 +15,7 @@ from rr_bench.report.paper import published_averages, published_categories
 from rr_bench.report.style import length_label
 from rr_bench.report.table import Column, Table
 from rr_bench.report.tables import Summary
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.helmet_table import HELMET_COLUMNS, RR_COLUMNS
 
 OWN = "this store"
@@ -95,7 +95,7 @@ def _sparsity(cells: Sequence[StoredCell]) -> dict[tuple[str, str, int], float]:
     identity = Identity(cells)
     found: dict[tuple[str, str, int], list[float]] = {}
     for cell in cells:
-        densities = [one.density for one in cell.scored.values() if one.density is not None]
+        densities = cell.densities.tolist()
         if not shown_here(cell) or not densities:
             continue
         columns = identity.columns(cell)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 METHOD_SIDE = ("method", "keep", "backend", "dense_below")
 """Settings that a sparse cell and its dense cell need not share."""

@@ -15,7 +15,7 @@ from rr_bench.report.load import natural
 from rr_bench.report.series import MOST, control_bases
 from rr_bench.report.style import RC, legend_labels, length_label
 from rr_bench.store.cells import SHORT
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 DENSITY = 35
 """Of many settings of a method, the figure shows the one nearest to this density (%)."""
@@ -29,7 +29,11 @@ def draw_layers(frame: pd.DataFrame, cells: Sequence[StoredCell], album: Album) 
         cells: the cells behind them.
         album: takes the figures.
     """
-    by_key = {cell.info.key[:SHORT]: found for cell in cells if (found := _by_layer(cell)) is not None}
+    by_key = {
+        cell.info.key[:SHORT]: 100 * found
+        for cell in cells
+        if (found := cell.columns.by_layer) is not None
+    }
     rows = frame[~frame["dense"].astype(bool) & frame["cell"].isin(by_key)]
     setups = list(rows.groupby("setup"))
     with matplotlib.rc_context(RC):
@@ -52,14 +56,6 @@ def _shown(rows: pd.DataFrame) -> list[str]:
         away = (rows["density"] - DENSITY).abs()
         rows = rows.assign(away=away).sort_values("away").drop_duplicates("line").head(2 * MOST)
     return sorted(rows["point"].astype(str), key=natural)
-
-
-def _by_layer(cell: StoredCell) -> NDArray[np.float64] | None:
-    """Mean density of every layer over a cell's samples, percent; None if it was not recorded."""
-    found = [one.density_by_layer for one in cell.scored.values() if one.density_by_layer]
-    if not found or len({len(one) for one in found}) > 1:
-        return None
-    return 100 * np.mean(np.array(found, float), axis=0)
 
 
 def layers(values: dict[str, NDArray[np.float64]], title: str) -> Figure:

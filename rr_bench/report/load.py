@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rr_bench.report.identity import Identity
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,21 @@ class Measured:
 
 def measured(cell: StoredCell) -> Measured:
     """Counts, means and the median of one cell."""
-    scored = list(cell.scored.values())
+    columns, scored = cell.columns, cell.columns.scored
+    seconds = columns.prefill_s[scored & ~columns.compiled & ~np.isnan(columns.prefill_s)]
     return Measured(
-        len(scored),
-        sum(sample.questions for sample in scored),
-        _mean([sample.score for sample in scored]),
-        _mean([sample.density for sample in scored]),
-        _median([sample.prefill_s for sample in scored if not sample.compiled]),
-        sum(sample.truncated for sample in scored),
-        ", ".join(sorted({" + ".join(sorted(set(sample.kernels))) for sample in scored})),
+        int(scored.sum()),
+        int(columns.questions[scored].sum()),
+        _mean(columns.score[scored]),
+        _mean(cell.densities),
+        float(np.median(seconds)) if seconds.size else math.nan,
+        int(columns.truncated[scored].sum()),
+        ", ".join(sorted(set(compress(columns.kernels, scored)))),
     )
 
 
-def _mean(values: Iterable[float | None]) -> float:
-    found = np.array([value for value in values if value is not None], dtype=np.float64)
-    return float(found.mean()) if found.size else math.nan
-
-
-def _median(values: Iterable[float | None]) -> float:
-    found = np.array([value for value in values if value is not None], dtype=np.float64)
-    return float(np.median(found)) if found.size else math.nan
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if values.size else math.nan
 
 
 def missing(cells: Sequence[StoredCell], identity: Identity) -> list[Missing]:

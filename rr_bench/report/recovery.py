@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rr_bench.report.identity import METHOD_SIDE, flat, versions_of
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
-Pairs = Sequence[tuple[float, float] | tuple[float, float, str]]
-"""Scores 0..1 of a method and of dense attention, one pair per sample, with its cluster if any."""
+Pairs = NDArray[np.float64] | Sequence[tuple[float, float] | tuple[float, float, str]]
+"""Scores 0..1 of a method and of dense attention: one pair per sample, with its cluster if any, or an
+array ``[2, samples]``."""
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -95,9 +96,9 @@ def pooled_all(groups: Sequence[Sequence[Pairs]], resamples: int = RESAMPLES) ->
     """:func:`pooled` of every group. Groups of equal numbers of samples share their draws, since the
     seed is the same: that is what makes thousands of intervals affordable.
     """
-    if not all(cells and all(cells) for cells in groups):
-        raise ValueError("recovery needs paired scores of at least one sample in every cell")
     strata = [[_scores(pairs) for pairs in cells] for cells in groups]
+    if not all(cells and all(scores.size for scores in cells) for cells in strata):
+        raise ValueError("recovery needs paired scores of at least one sample in every cell")
     units = [list(map(_units, cells, group)) for cells, group in zip(groups, strata, strict=True)]
     alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for place, both in enumerate(zip(strata, units, strict=True)):
@@ -112,12 +113,14 @@ def pooled_all(groups: Sequence[Sequence[Pairs]], resamples: int = RESAMPLES) ->
 
 
 def _scores(pairs: Pairs) -> NDArray[np.float64]:
+    if isinstance(pairs, np.ndarray):
+        return pairs
     return np.array([pair[:2] for pair in pairs], dtype=np.float64).T
 
 
 def _units(pairs: Pairs, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """What is drawn: ``[2, units]``, the samples' scores, of those with a cluster its sums."""
-    if all(len(pair) == 2 for pair in pairs):
+    if isinstance(pairs, np.ndarray) or all(len(pair) == 2 for pair in pairs):
         return scores
     names = [pair[2] if len(pair) == 3 else f"sample {number}" for number, pair in enumerate(pairs)]
     numbers = np.unique(names, return_inverse=True)[1]
@@ -259,26 +262,27 @@ def pair(cell: StoredCell, dense: StoredCell) -> Pairs:
     Raises:
         ReportError: a prompt differs, or the dense cell lacks a sample.
     """
-    theirs = {sample.uid: sample for sample in dense.samples}
+    mine, theirs = cell.columns, dense.columns
+    place_of = {uid: place for place, uid in enumerate(theirs.uid)}
     tried = cell.scored
-    lacking = [uid for uid in tried if uid not in theirs]
+    lacking = [uid for uid in tried if uid not in place_of]
     if lacking:
         raise ReportError(
             f"{cell.info.label}: its dense cell lacks {len(lacking)} of {len(tried)} samples "
             f"(first: {lacking[0]}). Run full again to finish it"
         )
-    changed = [
-        uid
-        for uid, sample in tried.items()
-        if theirs[uid].error is None and sample.prompt_sha != theirs[uid].prompt_sha
-    ]
+    both = [(place, place_of[mine.uid[place]]) for place in np.flatnonzero(mine.scored).tolist()]
+    both = [(own, other) for own, other in both if theirs.error[other] is None]
+    changed = [mine.uid[a] for a, b in both if mine.prompt_sha[a] != theirs.prompt_sha[b]]
     if changed:
         raise ReportError(
             f"{cell.info.label}: prompt_sha differs from the dense cell's in {len(changed)} of "
             f"{len(tried)} samples (first: {changed[0]}); they did not get the same prompts"
         )
-    return [
-        (sample.score, other.score, sample.cluster) if sample.cluster else (sample.score, other.score)
-        for uid, sample in tried.items()
-        if (other := theirs[uid]).score is not None and sample.score is not None
-    ]
+    places = np.array(both, np.int64).reshape(-1, 2).T
+    scores = np.stack([mine.score[places[0]], theirs.score[places[1]]])
+    clusters = [mine.cluster[place] for place in places[0]]
+    if not any(clusters):
+        return scores
+    named = zip(*scores.tolist(), clusters, strict=True)
+    return [(a, b, cluster) if cluster else (a, b) for a, b, cluster in named]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rr_bench.report.environment import provenance
@@ -17,7 +18,7 @@ from rr_bench.report.recovery import Baselines, Pairs, Recovery, ReportError, pa
 from rr_bench.report.series import line_of, points
 from rr_bench.report.table import Column
 from rr_bench.report.verdict import MARGIN, Standing, outcome, standings
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 MEANINGS = {
     "model": Column("name of the model"),
@@ -116,12 +117,12 @@ def summarise(
         row = _row(cell, identity, found_in[cell.info.key])
         try:
             dense = None if cell.info.dense or not cell.scored else baselines.of(cell)
-            found = [] if dense is None else pair(cell, dense)
+            found = None if dense is None else pair(cell, dense)
             row |= _speedup(row, cell, dense, found_in)
         except ReportError as error:
             refused.append(str(error))
-            found = []
-        if found:
+            found = None
+        if found is not None and len(found) and len(found[0]):
             pairs[row["cell"]] = found
         rows.append(row)
     found_of = dict(zip(pairs, pooled_all([[one] for one in pairs.values()]), strict=True))
@@ -167,9 +168,9 @@ def _frame(rows: list[dict[str, Any]], varying: Sequence[str]) -> pd.DataFrame:
 
 def _row(cell: StoredCell, identity: Identity, found: Measured) -> dict[str, Any]:
     row = _identity(cell, identity, cell.info.task, cell.info.length)
-    named = [one.answered for one in cell.scored.values() if one.answered is not None]
-    if named:
-        row[ANSWERED] = 100 * sum(named) / len(named)
+    named = cell.columns.answered[cell.columns.scored & ~np.isnan(cell.columns.answered)]
+    if named.size:
+        row[ANSWERED] = 100 * int(named.sum()) / named.size
     return row | {
         "n": found.n,
         "questions": found.questions,
@@ -204,15 +205,15 @@ def _missing_row(hole: Missing, identity: Identity) -> dict[str, Any]:
 
 def _failed(cell: StoredCell) -> int:
     """Samples tried in vain; an error of an unfinished cell counts even without a sample record."""
-    failed = {sample.uid for sample in cell.samples if sample.error is not None}
+    failed = set(cell.columns.uid).difference(cell.scored)
     if cell.done is None:
-        failed |= {error["where"] for error in cell.errors} - cell.scored.keys()
+        failed |= {error["where"] for error in cell.errors}.difference(cell.scored)
     return len(failed)
 
 
 def _failure_notes(cell: StoredCell) -> list[str]:
     """Why samples have no score or a cell stopped, once per message."""
-    messages = [sample.error for sample in cell.samples if sample.error is not None]
+    messages = [error for error in cell.columns.error if error is not None]
     if cell.done is None:
         messages += [error["message"] for error in cell.errors]
     return [f"{cell.info.label} failed: {message}" for message in dict.fromkeys(messages)]

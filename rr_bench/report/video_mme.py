@@ -18,7 +18,7 @@ from rr_bench.report.load import natural
 from rr_bench.report.recovery import pooled
 from rr_bench.report.table import Column, Table
 from rr_bench.report.video_mme_paper import Asked, Place, paper_table
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, OVERALL, QUESTIONS, VIDEOS
 
@@ -44,18 +44,18 @@ COLUMNS = {
 RESAMPLES = 2000
 
 
+_QUESTION = frozenset(("video_id", "question_id", "duration"))
+"""Labels of a question."""
+
+
 def asked(cells: Sequence[StoredCell]) -> dict[str, Asked]:
     """Model and whether there were subtitles, by setup, of the cells that answer Video-MME."""
     identity, found = Identity(cells), {}
     for cell in cells:
-        if any(_is_question(sample) for sample in cell.samples[:1]):
+        if cell.columns.labels >= _QUESTION:
             subtitles = cell.info.settings["data"].get("subtitles", "none") != "none"
             found[str(identity.columns(cell)["setup"])] = str(cell.info.model["name"]), subtitles
     return found
-
-
-def _is_question(sample: SampleRecord) -> bool:
-    return {"video_id", "question_id", "duration"} <= sample.labels.keys()
 
 
 def answers(cells: Sequence[StoredCell]) -> dict[Place, list[SampleRecord]]:
@@ -68,8 +68,8 @@ def answers(cells: Sequence[StoredCell]) -> dict[Place, list[SampleRecord]]:
     for cell in cells:
         columns = identity.columns(cell)
         place = columns["setup"], columns["series"], cell.info.length
-        for sample in cell.samples:
-            if _is_question(sample):
+        for sample in cell.samples if cell.columns.labels >= _QUESTION else ():
+            if _QUESTION <= sample.labels.keys():
                 found[place][sample.labels["question_id"]] = sample
     order = sorted(found, key=lambda one: (one[0], one[1] != "full", natural(one[1]), one[2]))
     return {place: sorted(found[place].values(), key=_official_order) for place in order}

@@ -16,7 +16,7 @@ from rr_bench.report.load import natural
 from rr_bench.report.style import RC, method_styles
 from rr_bench.report.video_mme import asked, score_frame
 from rr_bench.report.video_mme_paper import GROUPS, published_scores
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 _PUBLISHED: dict[str, Any] = {"color": "#888888", "linestyle": (0, (2, 1.5)), "linewidth": 0.6}
 

@@ -6,11 +6,9 @@ A store of 10,000 cells has millions of fields, so the annotations are turned in
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
-from sys import intern
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +18,11 @@ Range = tuple[float, float]
 DEEPEST = 32
 """Levels of nesting in stored JSON; nothing that is written here has more than six."""
 
-_NUMBERS = frozenset({int, float})
+_NUMBERS: frozenset[type] = frozenset({int, float})
+_KINDS: dict[Any, frozenset[type]] = {
+    float: _NUMBERS,
+    **{kind: frozenset({kind}) for kind in (int, str, bool, type(None))},
+}
 _ROUNDING = 1e-6
 """A mean of shares may be above 1 by that."""
 
@@ -40,6 +42,23 @@ def wrong_field(record: Any) -> str | None:
     return None
 
 
+def columns_fit(cls: Any, columns: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether all values of some of a dataclass's fields plainly have the types of the fields.
+
+    They come from a parser that refuses NaN, infinity and lone surrogates.
+    """
+    checks = _column_checks(cls)
+    return all(checks[name](column) for name, column in columns.items())
+
+
+def column_in_range(column: Sequence[Any], bounds: Range) -> bool:
+    """Whether the numbers of a column, or of its lists, lie in a range."""
+    found = [value for value in column if value is not None]
+    if found and type(found[0]) is list:
+        return all(in_range(value, bounds) for value in found)
+    return in_range(found, bounds)
+
+
 @cache
 def field_names(cls: Any) -> dict[str, None]:
     """Names of a dataclass's fields, in their order."""
@@ -49,11 +68,18 @@ def field_names(cls: Any) -> dict[str, None]:
 @cache
 def needed_fields(cls: Any) -> set[str]:
     """Fields without a default: one that was added later has one, and older records do without it."""
-    return {
-        field.name
+    return field_names(cls).keys() - field_defaults(cls).keys()
+
+
+@cache
+def field_defaults(cls: Any) -> dict[str, Any]:
+    """Values of the fields that have a default."""
+    made = {
+        field.name: field.default_factory()
         for field in fields(cls)
-        if field.default is MISSING and field.default_factory is MISSING
+        if field.default_factory is not MISSING
     }
+    return made | {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
 
 @cache
@@ -62,12 +88,31 @@ def _checks(cls: Any) -> list[tuple[str, Check]]:
     return [(name, check_of(hints[name])) for name in field_names(cls)]
 
 
+@cache
+def _column_checks(cls: Any) -> dict[str, Callable[[Sequence[Any]], bool]]:
+    hints = get_type_hints(cls)
+    return {name: _column_check(hints[name]) for name in field_names(cls)}
+
+
+def _column_check(hint: Any) -> Callable[[Sequence[Any]], bool]:
+    parts = get_args(hint) if _is_union(hint) else (hint,)
+    if _KINDS.keys() >= set(parts):
+        allowed = frozenset().union(*(_KINDS[part] for part in parts))
+        return lambda column: allowed.issuperset(map(type, column))
+    check = check_of(hint)
+    return lambda column: all(map(check, column))
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
 def check_of(hint: Any) -> Check:
     """A check whether a JSON value has the annotated type; bool is no number, NaN no float."""
     if hint is Any:
         return _shallow
     origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
+    if _is_union(hint):
         checks = [check_of(arg) for arg in args]
         return lambda value: any(check(value) for check in checks)
     if origin is list:
@@ -143,18 +188,3 @@ def _shallow(value: Any, level: int = 0) -> bool:
             _text(name) and _shallow(item, level + 1) for name, item in value.items()
         )
     return True
-
-
-def packed(record: Any) -> Any:
-    """A sample made small: densities of layers as an array, one copy of texts that samples share."""
-    for name in ("uid", "task", "prompt_sha"):
-        object.__setattr__(record, name, intern(getattr(record, name)))
-    object.__setattr__(record, "kernels", _shared(tuple(record.kernels)))
-    if record.density_by_layer is not None:
-        object.__setattr__(record, "density_by_layer", array("d", record.density_by_layer))
-    return record
-
-
-@cache
-def _shared(names: tuple[str, ...]) -> list[str]:
-    return list(names)

@@ -7,16 +7,11 @@ import io
 from pathlib import Path
 
 from rr_bench.store.cells import SHORT, folder_name
+from rr_bench.store.frozen import FROZEN_CELLS, FROZEN_SAMPLES, frozen_line
 from rr_bench.store.jsonl import StoreError, error_line, size_of, write_json, write_whole
-from rr_bench.store.reading import (
-    FROZEN_CELLS,
-    FROZEN_SAMPLES,
-    StoredCell,
-    done_marker,
-    frozen_line,
-    read_store,
-)
+from rr_bench.store.reading import read_store
 from rr_bench.store.records import sample_line, to_json
+from rr_bench.store.stored import StoredCell, done_marker
 
 
 def freeze(run: str | Path, folder: str | Path) -> list[Path]:

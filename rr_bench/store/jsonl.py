@@ -23,13 +23,12 @@ class StoreError(RuntimeError):
     """Something in the store cannot be used; the message names the file."""
 
 
-def read_samples(path: Path, cell: str, *, lean: bool = False) -> tuple[list[SampleRecord], bool]:
+def read_samples(path: Path, cell: str) -> tuple[list[SampleRecord], bool]:
     """Records of a ``samples.jsonl`` and whether a torn last line was left out.
 
     Args:
         path: the file; none is no samples.
         cell: start of the key that every line must name.
-        lean: keep them small, see :func:`rr_bench.store.records.read_line`.
 
     Raises:
         RecordError: a line that is complete but corrupt, edited or another cell's, by file and line.
@@ -43,12 +42,10 @@ def read_samples(path: Path, cell: str, *, lean: bool = False) -> tuple[list[Sam
         (f"{where}:{number}", decoded(line, f"{where}:{number}"), cell)
         for number, line in enumerate(lines, 1)
     )
-    return last_records(named, lean=lean), bool(tail)
+    return last_records(named), bool(tail)
 
 
-def last_records(
-    lines: Iterable[tuple[str, str, str | None]], *, lean: bool = False
-) -> list[SampleRecord]:
+def last_records(lines: Iterable[tuple[str, str, str | None]]) -> list[SampleRecord]:
     """Records of lines, given as (where, text, cell); a failed sample that was tried again counts once.
 
     Raises:
@@ -57,7 +54,7 @@ def last_records(
     """
     records: dict[str, SampleRecord] = {}
     for where, text, cell in lines:
-        _, record = read_line(text, where, cell, lean=lean)
+        _, record = read_line(text, where, cell)
         if record.uid in records and records[record.uid].error is None:
             raise StoreError(f"{where}: sample {record.uid} was scored before")
         records[record.uid] = record

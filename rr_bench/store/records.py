@@ -19,7 +19,6 @@ from rr_bench.store.checks import (
     field_names,
     in_range,
     needed_fields,
-    packed,
     shown,
     wrong_field,
     wrong_type,
@@ -213,17 +212,13 @@ def sample_line(record: SampleRecord, cell: str) -> str:
     return sealed_line(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-def read_line(
-    text: str, where: str, cell: str | None = None, *, lean: bool = False
-) -> tuple[str, SampleRecord]:
+def read_line(text: str, where: str, cell: str | None = None) -> tuple[str, SampleRecord]:
     """Cell and record of a line of ``samples.jsonl``.
 
     Args:
         text: the line.
         where: file and line, for error messages.
         cell: start of the key that the line must name; None takes any.
-        lean: for a million samples in memory: densities of layers as a packed array, which is no JSON,
-            and one copy of texts that samples share.
 
     Raises:
         RecordError: not such a line, edited since it was written, or another cell's.
@@ -236,8 +231,7 @@ def read_line(
     named = str(data.pop("cell", ""))
     if cell is not None and named != cell:
         raise RecordError(f"{where}: the line belongs to cell {named}, not {cell}")
-    record = _record(SampleRecord, data, where)
-    return named, packed(record) if lean else record
+    return named, _record(SampleRecord, data, where)
 
 
 def from_json(cls: type[Record], text: str, where: str) -> Record:

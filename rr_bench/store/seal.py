@@ -47,10 +47,13 @@ def sealed_line(text: str) -> str:
 
 def sealed_text(line: str) -> str | None:
     """The line without the checksum of its text, None if it does not end in one that fits."""
-    start, end = line[:-_TAIL], line[-_TAIL:]
-    if not end.startswith(_END) or end[len(_END) : -2] != _sha256(start)[:_TEXT_DIGITS]:
-        return None
-    return start + "}" if end.endswith('"}') else None
+    return line[:-_TAIL] + "}" if is_sealed(line.encode("utf-8", "surrogatepass")) else None
+
+
+def is_sealed(line: bytes) -> bool:
+    """Whether a line ends in the checksum of its text."""
+    found = hashlib.sha256(line[:-_TAIL]).hexdigest()[:_TEXT_DIGITS]
+    return line[-_TAIL:] == f'{_END}{found}"}}'.encode()
 
 
 def _sha256(text: str) -> str:

@@ -21,7 +21,7 @@ from rr_bench.report.table import Table
 from rr_bench.report.tables import Summary
 from rr_bench.report.verdict import verdict
 from rr_bench.store.cells import SHORT
-from rr_bench.store.reading import FROZEN_CELLS
+from rr_bench.store.frozen import FROZEN_CELLS
 from rr_bench.store.redact import redact
 
 MOST_ROWS = 1_000

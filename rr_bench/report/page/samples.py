@@ -9,15 +9,19 @@ ones, then those that lost most of the dense score.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rr_bench.report.recovery import Baselines, ReportError
 from rr_bench.store.cells import SHORT, folder_name
-from rr_bench.store.reading import FROZEN_SAMPLES, StoredCell
+from rr_bench.store.frozen import FROZEN_SAMPLES
 from rr_bench.store.records import SampleRecord
+from rr_bench.store.stored import StoredCell
 
 ROOM = 2_500_000
 """Bytes of samples in one page."""
@@ -61,9 +65,8 @@ def sample_data(cells: Sequence[StoredCell], frozen: bool, room: int = ROOM) -> 
     """
     data = SampleData(room=room)
     baselines = Baselines(cells)
-    picked = []
+    picked = {}
     for cell in cells:
-        dense = _dense(cell, baselines)
         short = cell.info.key[:SHORT]
         place = FROZEN_SAMPLES if frozen else f"cells/{folder_name(cell.info.label, cell.info.key)}"
         data.cells[short] = {
@@ -73,8 +76,8 @@ def sample_data(cells: Sequence[StoredCell], frozen: bool, room: int = ROOM) -> 
             "samples": [],
         }
         data.room -= _size(data.cells[short])
-        picked.append(_telling(cell, dense))
-    _fill(data, list(data.cells), picked)
+        picked[short] = _telling(cell, baselines)
+    _fill(data, picked)
     return data
 
 
@@ -94,39 +97,53 @@ def cut(text: str, most: int) -> str:
 Pair = tuple[SampleRecord, SampleRecord | None]
 
 
-def _dense(cell: StoredCell, baselines: Baselines) -> dict[str, SampleRecord]:
-    """Samples of the dense cell by uid; empty if there is none that may be compared."""
-    if cell.info.dense:
-        return {}
-    try:
-        return {sample.uid: sample for sample in baselines.of(cell).samples}
-    except ReportError:
-        return {}
+@dataclass(frozen=True, eq=False)
+class _Telling:
+    """A cell's samples, the most telling first; only what a page shows of them is read from files.
+
+    Attributes:
+        cell: the cell.
+        dense: its dense cell, None if there is none that may be compared.
+        beside: per sample the place of the dense sample of the same prompt, -1 without one.
+        order: places of the samples.
+    """
+
+    cell: StoredCell
+    dense: StoredCell | None
+    beside: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+    def pair(self, rank: int) -> Pair:
+        """The sample of a rank and the dense one of its prompt."""
+        place = self.order[rank]
+        other = self.beside[place]
+        dense = None if self.dense is None or other < 0 else self.dense.samples[other]
+        return self.cell.samples[place], dense
 
 
-def _telling(cell: StoredCell, dense: dict[str, SampleRecord]) -> list[Pair]:
-    """A cell's samples beside the dense ones, the most telling first."""
-    pairs: list[Pair] = []
-    for sample in cell.samples:
-        other = dense.get(sample.uid)
-        same = other is not None and other.prompt_sha == sample.prompt_sha
-        pairs.append((sample, other if same else None))
-    return sorted(pairs, key=_told)
+def _telling(cell: StoredCell, baselines: Baselines) -> _Telling:
+    """Failed samples first, then those that lost most of the dense score."""
+    mine, dense = cell.columns, None
+    with suppress(ReportError):
+        dense = None if cell.info.dense else baselines.of(cell)
+    beside = np.full(len(mine.uid), -1, np.int64)
+    lost = np.zeros(len(mine.uid))
+    if dense is not None:
+        theirs = dense.columns
+        prompts = enumerate(zip(theirs.uid, theirs.prompt_sha, strict=True))
+        places = {prompt: place for place, prompt in prompts}
+        own = zip(mine.uid, mine.prompt_sha, strict=True)
+        beside[:] = [places.get(prompt, -1) for prompt in own]
+        both = beside >= 0
+        lost[both] = np.nan_to_num(theirs.score[beside[both]] - mine.score[both])
+    return _Telling(cell, dense, beside, np.lexsort((-lost, mine.scored)))
 
 
-def _told(pair: Pair) -> tuple[bool, float]:
-    sample, dense = pair
-    if sample.score is None:
-        return False, 0.0
-    lost = 0.0 if dense is None or dense.score is None else dense.score - sample.score
-    return True, -lost
-
-
-def _fill(data: SampleData, names: Sequence[str], picked: Sequence[list[Pair]]) -> None:
+def _fill(data: SampleData, picked: Mapping[str, _Telling]) -> None:
     """One sample of every cell in turn until the room is used up."""
     prompts: dict[str, int] = {}
     answers: dict[str, int] = {}
-    for name, (sample, dense) in _in_turn(names, picked):
+    for name, (sample, dense) in _in_turn(picked):
         known = dense or sample
         entry = _sample(sample, dense)
         entry["p"] = _place(data, data.prompts, prompts, _prompt(known))
@@ -139,9 +156,11 @@ def _fill(data: SampleData, names: Sequence[str], picked: Sequence[list[Pair]]) 
         data.cells[name]["samples"].append(entry)
 
 
-def _in_turn(names: Sequence[str], picked: Sequence[list[Pair]]) -> Iterator[tuple[str, Pair]]:
-    for layer in zip_longest(*picked):
-        yield from ((name, pair) for name, pair in zip(names, layer, strict=True) if pair is not None)
+def _in_turn(picked: Mapping[str, _Telling]) -> Iterator[tuple[str, Pair]]:
+    for rank in range(max((len(one.order) for one in picked.values()), default=0)):
+        for name, one in picked.items():
+            if rank < len(one.order):
+                yield name, one.pair(rank)
 
 
 def _place(data: SampleData, items: list[Any], places: dict[str, int], item: dict[str, Any]) -> int:
