@@ -11,9 +11,9 @@ from typing import Any
 
 from rr_bench.store.cells import CellWriter, Store
 from rr_bench.store.reading import read_store
-from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.store.seal import sealed
+from rr_bench.store.stored import StoredCell
 
 FULL = {"name": "full", "label": "full", "params": {}, "dense": True, "knob": None}
 RR = {

@@ -24,8 +24,8 @@ from rr_bench.judge.gpt import (
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.cells import CellInfo
 from rr_bench.store.jsonl import read_json
-from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
+from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.datasets import multi_lexsum
 from rr_bench.tasks.datasets.niah import split_sentences
 from rr_bench.tasks.files.keypoints import Expert

@@ -29,8 +29,8 @@ from rr_bench.report.page.samples import OUTPUT, ROOM, difference, sample_data
 from rr_bench.report.tables import summarise
 from rr_bench.store.freeze import freeze
 from rr_bench.store.reading import read_store
-from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import CellInfo, SampleRecord
+from rr_bench.store.stored import StoredCell
 from tests.fabricate import (
     FULL,
     RR,

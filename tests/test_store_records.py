@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -78,10 +77,3 @@ def test_lines_with_a_checksum_of_their_content_are_read() -> None:
     assert read_line(line, "here:1") == ("a" * 12, record("0", 0.5))
     with pytest.raises(RecordError, match="checksum"):
         read_line(line.replace("0.5", "0.6"), "here:1")
-
-
-def test_a_lean_record_holds_the_same_numbers() -> None:
-    whole = record("0", 0.5, density_by_layer=[0.25, 0.75])
-    _, lean = read_line(sample_line(whole, "a" * 12), "here:1", lean=True)
-    assert list(lean.density_by_layer or []) == [0.25, 0.75]
-    assert replace(lean, density_by_layer=[0.25, 0.75]) == whole

@@ -10,8 +10,8 @@ from rr_bench.judge import autoais
 from rr_bench.judge.gpt import Endpoint, answer_score, prompt_constants, summary_f1
 from rr_bench.judge.nli import Entailment
 from rr_bench.store.jsonl import read_json, write_json
-from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
+from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.datasets import alce, infinitebench, multi_lexsum, narrativeqa
 from rr_bench.tasks.files.jsonl import helmet_root
 from rr_bench.tasks.helmet_table import DATASETS

@@ -20,6 +20,7 @@ from rr_bench.report.table import Column, Table
 from rr_bench.report.video_mme_paper import Asked, Place, paper_table
 from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
+from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, OVERALL, QUESTIONS, VIDEOS
 
 COLUMNS = {
@@ -69,7 +70,7 @@ def answers(cells: Sequence[StoredCell]) -> dict[Place, list[SampleRecord]]:
         columns = identity.columns(cell)
         place = columns["setup"], columns["series"], cell.info.length
         for sample in cell.samples if cell.columns.labels >= _QUESTION else ():
-            if _QUESTION <= sample.labels.keys():
+            if sample.labels.keys() >= _QUESTION:
                 found[place][sample.labels["question_id"]] = sample
     order = sorted(found, key=lambda one: (one[0], one[1] != "full", natural(one[1]), one[2]))
     return {place: sorted(found[place].values(), key=_official_order) for place in order}

@@ -96,11 +96,9 @@ def _column_checks(cls: Any) -> dict[str, Callable[[Sequence[Any]], bool]]:
 
 def _column_check(hint: Any) -> Callable[[Sequence[Any]], bool]:
     parts = get_args(hint) if _is_union(hint) else (hint,)
-    if _KINDS.keys() >= set(parts):
-        allowed = frozenset().union(*(_KINDS[part] for part in parts))
-        return lambda column: allowed.issuperset(map(type, column))
+    plain = frozenset().union(*(_KINDS.get(part, ()) for part in parts))
     check = check_of(hint)
-    return lambda column: all(map(check, column))
+    return lambda column: all(map(check, (value for value in column if type(value) not in plain)))
 
 
 def _is_union(hint: Any) -> bool:

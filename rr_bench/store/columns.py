@@ -18,7 +18,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from rr_bench.store.checks import column_in_range, columns_fit, field_defaults, field_names, needed_fields
+from rr_bench.store.checks import (
+    column_in_range,
+    columns_fit,
+    field_defaults,
+    field_names,
+    needed_fields,
+)
 from rr_bench.store.jsonl import StoreError, decoded
 from rr_bench.store.records import RANGES, SCHEMA, RecordError, SampleRecord, read_line
 from rr_bench.store.seal import CHECK, is_sealed
@@ -113,9 +119,7 @@ def _by_layer(densities: Sequence[list[float] | None]) -> NDArray[np.float64] | 
     return np.asarray(np.mean(np.array(found, np.float64), axis=0))
 
 
-def read_columns(
-    lines: Sequence[bytes], cell: str, shared: Shared
-) -> tuple[Columns, list[int]] | None:
+def read_columns(lines: Sequence[bytes], cell: str, shared: Shared) -> tuple[Columns, list[int]] | None:
     """Columns of lines of a ``samples.jsonl``, and the places of the lines that count: the last of
     every sample, in the order of their first.
 
@@ -144,27 +148,31 @@ def _values(lines: Sequence[bytes], cell: str) -> dict[str, list[Any]] | None:
     names, needed = field_names(SampleRecord), needed_fields(SampleRecord)
     if not lines:
         return {name: [] for name in names}
-    if not all(map(is_sealed, lines)):
-        return None
     try:
-        objects = [orjson.loads(line) for line in lines]
+        objects = [orjson.loads(line) for line in lines if is_sealed(line)]
     except orjson.JSONDecodeError:
         return None
+    alike = len(objects) == len(lines) and all(one.keys() == objects[0].keys() for one in objects)
+    if not alike or {one.get("cell") for one in objects} != {cell}:
+        return None
     fields = objects[0].keys() - {CHECK, "cell"}
-    if not needed <= fields <= names.keys() or any(
-        one.keys() != objects[0].keys() for one in objects
-    ):
+    if not needed | {"schema"} <= fields <= names.keys():
         return None
-    found = {name: [one[name] for one in objects] for name in fields}
-    if {one.get("cell") for one in objects} != {cell} or not columns_fit(SampleRecord, found):
-        return None
-    if not all(column_in_range(found[name], bounds) for name, bounds in RANGES.items() if name in found):
-        return None
-    alone = [(a is None) != (b is None) for a, b in zip(found["score"], found["error"], strict=True)]
-    if not all(alone) or set(found.get("schema", [])) != {SCHEMA}:
-        return None
-    added = {name: default for name, default in field_defaults(SampleRecord).items() if name not in found}
-    return found | {name: [default] * len(lines) for name, default in added.items()}
+    defaults = field_defaults(SampleRecord).items()
+    values = {name: [one[name] for one in objects] for name in fields}
+    values |= {name: [value] * len(lines) for name, value in defaults if name not in fields}
+    return values if _right(values) else None
+
+
+def _right(values: Mapping[str, list[Any]]) -> bool:
+    """Whether columns hold what records may hold: types, ranges, schema, a score or an error."""
+    failed = zip(values["score"], values["error"], strict=True)
+    return (
+        columns_fit(SampleRecord, values)
+        and all(column_in_range(values[name], bounds) for name, bounds in RANGES.items())
+        and all((score is None) != (error is None) for score, error in failed)
+        and set(values["schema"]) == {SCHEMA}
+    )
 
 
 @dataclass(frozen=True)
