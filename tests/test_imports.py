@@ -20,7 +20,7 @@ from tests.source import PACKAGES, imported_names, module_file
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "method": ((), ("torch", "triton")),
     "rr_bench": ((), ()),
-    "rr_bench.store": (("rr_bench",), ("filelock",)),
+    "rr_bench.store": (("rr_bench",), ("filelock", "numpy", "orjson")),
     "rr_bench.video": (("rr_bench", "rr_bench.store"), ("numpy", "av", "decord", "PIL")),
     "rr_bench.tasks": (
         ("rr_bench", "rr_bench.store", "rr_bench.video"),

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from rr_bench.plan.cells import Cell
 from rr_bench.store.reading import is_store, read_store
 from rr_bench.tasks.helmet_table import DATASETS
@@ -69,9 +67,7 @@ def measured_seconds(out: str | Path) -> dict[Point, float]:
     cells = read_store(out)[0] if is_store(out) else []
     for cell in cells:
         point = str(cell.info.settings["model"]), cell.info.method["label"], cell.info.length
-        columns = cell.columns
-        seconds = columns.prefill_s + np.nan_to_num(columns.decode_s)
-        found[point] += seconds[~np.isnan(seconds) & ~columns.compiled].tolist()
+        found[point] += cell.columns.seconds()
     return {point: median(seconds) for point, seconds in found.items() if seconds}
 
 

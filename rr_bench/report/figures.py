@@ -27,7 +27,7 @@ from rr_bench.report.drawing import (
 )
 from rr_bench.report.load import natural
 from rr_bench.report.pareto import draw_pareto
-from rr_bench.report.series import density_of, main_lines
+from rr_bench.report.series import MOST, density_of, main_lines, spread
 from rr_bench.report.style import (
     RC,
     legend_labels,
@@ -96,7 +96,9 @@ def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, str, list[str]]]:
     """
     measured = rows[~rows["dense"] & (rows["status"] != "missing")]
     found = {str(point): set(own["length"]) for point, own in measured.groupby("point")}
-    lengths = {point: found[point] for point in sorted(found, key=natural)}
+    lines = dict(zip(measured["point"].astype(str), measured["line"].astype(str), strict=True))
+    shown = spread({point: lines[point] for point in sorted(found, key=natural)})
+    lengths = {point: found[point] for point in shown}
     levels: dict[str, dict[str, set[int]]] = {}
     for point, at in lengths.items():
         levels.setdefault(density_of(point), {})[point] = at
@@ -125,7 +127,16 @@ def _gaps(rows: pd.DataFrame, names: Collection[str]) -> str:
     labels = legend_labels(sorted(map(str, names), key=natural))
     text = [f"{labels[name]} at {lengths}" for name, lengths in list(lacking.items())[:_NAMED]]
     more = len(lacking) - len(text)
-    return f"not measured: {'; '.join(text)}{f'; and {more} more' if more else ''}" if text else ""
+    said = [f"not measured: {'; '.join(text)}{f'; and {more} more' if more else ''}"] if text else []
+    return "; ".join([*said, *_left_out(rows, names)])
+
+
+def _left_out(rows: pd.DataFrame, names: Collection[str]) -> list[str]:
+    """Lines of which a figure shows only some settings, in a line if there are any."""
+    every = rows[~rows["dense"] & (rows["status"] != "missing")].groupby("line")["point"].nunique()
+    many = every[(every > MOST) & every.index.isin(rows.loc[rows["point"].isin(names), "line"])]
+    told = [f"{MOST} of {count} settings of {line}" for line, count in many.items()]
+    return [f"shown: {'; '.join(told[:_NAMED])}"] if told else []
 
 
 def by_length(plot: _Plot, rows: pd.DataFrame, gaps: str = "") -> Figure:

@@ -79,12 +79,15 @@ def control_bases(labels: Iterable[str]) -> dict[str, str]:
     shared: dict[tuple[str, str], set[str]] = {}
     for name, settings, rest in parts.values():
         shared[name, rest] = shared.get((name, rest), set(settings)) & set(settings)
+    labelled: dict[tuple[str, frozenset[tuple[str, str]], str], str] = {}
+    for label, (name, settings, rest) in parts.items():
+        labelled.setdefault((name, frozenset(settings.items()), rest), label)
     bases = {}
     for label, (name, settings, rest) in parts.items():
         common = {key: value for key, value in settings.items() if key in shared[name, rest]}
-        same = [other for other, found in parts.items() if found == (name, common, rest)]
-        if same and common != settings:
-            bases[label] = same[0]
+        same = labelled.get((name, frozenset(common.items()), rest))
+        if same is not None and common != settings:
+            bases[label] = same
     return bases
 
 
@@ -101,6 +104,23 @@ def main_lines(lengths: Mapping[str, Collection[int]]) -> list[list[str]]:
     every = {length for found in lengths.values() for length in found}
     often = [label for label in labels if label not in bases and 2 * len(lengths[label]) >= len(every)]
     return parts(often or labels)
+
+
+def spread(lines: Mapping[str, str]) -> list[str]:
+    """Labels; of a line with more than :data:`MOST` settings that many, evenly spread.
+
+    Args:
+        lines: labels in the order of the legend, and the line that each is a point of.
+    """
+    members: dict[str, list[str]] = {}
+    for label, line in lines.items():
+        members.setdefault(line, []).append(label)
+    chosen = {
+        own[place * (len(own) - 1) // (MOST - 1)] if len(own) > MOST else own[place]
+        for own in members.values()
+        for place in range(min(MOST, len(own)))
+    }
+    return [label for label in lines if label in chosen]
 
 
 def control_lines(labels: Iterable[str]) -> list[list[str]]:

@@ -75,6 +75,12 @@ class Columns:
     labels: frozenset[str]
     places: frozenset[tuple[str, int]]
 
+    def seconds(self) -> list[float]:
+        """Seconds of prefill and decode of every sample during which nothing was compiled."""
+        both = self.prefill_s + np.nan_to_num(self.decode_s)
+        found: list[float] = both[~np.isnan(both) & ~self.compiled].tolist()
+        return found
+
 
 def columns_of(records: Sequence[SampleRecord], shared: Shared | None = None) -> Columns:
     """Columns of records, which have been checked."""
@@ -153,7 +159,7 @@ def _values(lines: Sequence[bytes], cell: str) -> dict[str, list[Any]] | None:
     except orjson.JSONDecodeError:
         return None
     alike = len(objects) == len(lines) and all(one.keys() == objects[0].keys() for one in objects)
-    if not alike or {one.get("cell") for one in objects} != {cell}:
+    if not alike or any(one.get("cell") != cell for one in objects):
         return None
     fields = objects[0].keys() - {CHECK, "cell"}
     if not needed | {"schema"} <= fields <= names.keys():

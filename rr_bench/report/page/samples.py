@@ -95,6 +95,8 @@ def cut(text: str, most: int) -> str:
 
 
 Pair = tuple[SampleRecord, SampleRecord | None]
+Known = dict[tuple[str, int], SampleRecord]
+"""Dense samples by cell and place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +115,17 @@ class _Telling:
     beside: NDArray[np.int64]
     order: NDArray[np.int64]
 
-    def pair(self, rank: int) -> Pair:
-        """The sample of a rank and the dense one of its prompt."""
+    def pair(self, rank: int, known: Known) -> Pair:
+        """The sample of a rank and the dense one of its prompt, which is read once for all cells."""
         place = self.order[rank]
-        other = self.beside[place]
-        dense = None if self.dense is None or other < 0 else self.dense.samples[other]
-        return self.cell.samples[place], dense
+        other = int(self.beside[place])
+        sample = self.cell.samples[place]
+        if self.dense is None or other < 0:
+            return sample, None
+        where = self.dense.info.key, other
+        if where not in known:
+            known[where] = self.dense.samples[other]
+        return sample, known[where]
 
 
 def _telling(cell: StoredCell, baselines: Baselines) -> _Telling:
@@ -157,10 +164,11 @@ def _fill(data: SampleData, picked: Mapping[str, _Telling]) -> None:
 
 
 def _in_turn(picked: Mapping[str, _Telling]) -> Iterator[tuple[str, Pair]]:
+    known: Known = {}
     for rank in range(max((len(one.order) for one in picked.values()), default=0)):
         for name, one in picked.items():
             if rank < len(one.order):
-                yield name, one.pair(rank)
+                yield name, one.pair(rank, known)
 
 
 def _place(data: SampleData, items: list[Any], places: dict[str, int], item: dict[str, Any]) -> int:
