@@ -18,7 +18,6 @@ from rr_bench.report.load import natural
 from rr_bench.report.recovery import pooled
 from rr_bench.report.table import Column, Table
 from rr_bench.report.video_mme_paper import Asked, Place, paper_table
-from rr_bench.store.stored import StoredCell
 from rr_bench.store.records import SampleRecord
 from rr_bench.store.stored import StoredCell
 from rr_bench.tasks.video_mme_table import DURATIONS, GROUPS, OVERALL, QUESTIONS, VIDEOS
