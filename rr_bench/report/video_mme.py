@@ -50,11 +50,13 @@ _QUESTION = frozenset(("video_id", "question_id", "duration"))
 
 def asked(cells: Sequence[StoredCell]) -> dict[str, Asked]:
     """Model and whether there were subtitles, by setup, of the cells that answer Video-MME."""
+    asking = [cell for cell in cells if cell.columns.labels >= _QUESTION]
+    if not asking:
+        return {}
     identity, found = Identity(cells), {}
-    for cell in cells:
-        if cell.columns.labels >= _QUESTION:
-            subtitles = cell.info.settings["data"].get("subtitles", "none") != "none"
-            found[str(identity.columns(cell)["setup"])] = str(cell.info.model["name"]), subtitles
+    for cell in asking:
+        subtitles = cell.info.settings["data"].get("subtitles", "none") != "none"
+        found[str(identity.columns(cell)["setup"])] = str(cell.info.model["name"]), subtitles
     return found
 
 

@@ -97,8 +97,15 @@ def _column_checks(cls: Any) -> dict[str, Callable[[Sequence[Any]], bool]]:
 def _column_check(hint: Any) -> Callable[[Sequence[Any]], bool]:
     parts = get_args(hint) if _is_union(hint) else (hint,)
     plain = frozenset().union(*(_KINDS.get(part, ()) for part in parts))
-    check = check_of(hint)
-    return lambda column: all(map(check, (value for value in column if type(value) not in plain)))
+    others = [check_of(part) for part in parts if part not in _KINDS]
+    check = others[0] if len(others) == 1 else check_of(hint)
+
+    def fits(column: Sequence[Any]) -> bool:
+        if plain.issuperset(map(type, column)):
+            return True
+        return all(map(check, [value for value in column if type(value) not in plain]))
+
+    return fits
 
 
 def _is_union(hint: Any) -> bool:

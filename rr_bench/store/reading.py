@@ -6,6 +6,7 @@ is named and left out; all others are read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,22 +94,22 @@ def read_cell(folder: Path, shared: Shared | None = None) -> StoredCell:
         RecordError: ``cell.json`` or a line of ``samples.jsonl`` does not fit the schema.
         StoreError: the cell is not what it says, or another file is unreadable.
     """
-    path = folder / "cell.json"
+    path, files = folder / "cell.json", set(os.listdir(folder))
     info = from_json(CellInfo, decoded(path.read_bytes(), str(path)), str(path))
     samples, torn = _samples(
         folder / "samples.jsonl", info.key[:SHORT], {} if shared is None else shared
     )
     data, judged, env = (
-        read_json(folder / name) if (folder / name).exists() else None
+        read_json(folder / name) if name in files else None
         for name in ("data.json", "judged.json", "env.json")
     )
-    marker = read_done(folder)
+    marker = read_done(folder) if "DONE" in files else None
     return checked(
         StoredCell(
             info,
             env or {},
             samples,
-            read_errors(folder / "errors.jsonl"),
+            read_errors(folder / "errors.jsonl") if "errors.jsonl" in files else [],
             None if marker is None else marker["n"],
             torn,
             data,
