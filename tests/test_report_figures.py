@@ -21,6 +21,7 @@ from rr_bench.report.series import (
     density_lines,
     line_of,
     main_lines,
+    spread,
 )
 from rr_bench.report.style import (
     DENSITIES,
@@ -94,6 +95,15 @@ def test_more_lines_than_one_figure_holds_go_on_in_the_next() -> None:
     several = density_lines({label: label for label in many})
     assert several == shown
     assert density_lines({label: label[:3] for label in many}) == [many]
+
+
+def test_of_a_knobs_many_settings_figures_by_length_show_some_from_end_to_end() -> None:
+    many = {f"rr(tau={place / 1000})": "rr" for place in range(500, 900)}
+    shown = spread(many | {"streaming(window=512)": "streaming"})
+    assert len(shown) == MOST + 1 and shown[-1] == "streaming(window=512)"
+    assert shown[0] == "rr(tau=0.5)" and shown[-2] == "rr(tau=0.899)"
+    few = dict(list(many.items())[:MOST])
+    assert spread(few) == list(few)
 
 
 def test_lines_by_density_join_what_only_the_knob_tells_apart() -> None:
