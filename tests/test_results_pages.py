@@ -1,7 +1,8 @@
 """The numbers in README and in the pages of results/ are those of the committed tables.
 
 In the parts of README that tell results, no number stands outside the claims of
-``tests/results_claims.py``: a new number needs a new claim, a stale one fails with what the records say.
+``tests/results_claims.py``: a new number needs a new claim, a stale one fails with what the records
+say.
 """
 
 from __future__ import annotations
