@@ -80,7 +80,7 @@ class SampleRecord:
         kernels: attention kernels that ran in prefill.
         prefill_s: seconds of the prompt's forward pass.
         compiled: a kernel was compiled during that pass, so its seconds are no measurement.
-        decode_s: seconds of generation after it.
+        decode_s: seconds of generation after it; of samples decoded together, an equal share of theirs.
         letter: option read from the output (tasks about videos), or None.
         argmax_letter: likeliest of the four letters where the answer begins: never unparsable.
         answered: whether an option could be read; None where the task has none.
