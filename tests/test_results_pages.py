@@ -42,12 +42,13 @@ def test_no_number_of_a_result_stands_in_readme_without_a_claim() -> None:
 def test_what_readme_says_of_xattention_at_equal_density() -> None:
     """Paired on the same prompts: of 100 % when both score the same."""
     scored = {
-        found.info.key[:SHORT]: found.scored for found in read_store(ROOT / QWEN / "equal_density")[0]
+        cell.info.key[:SHORT]: {one.uid: one.score for one in cell.samples if one.score is not None}
+        for cell in read_store(ROOT / QWEN / "equal_density")[0]
     }
     found = {}
     for level, n in ((level, n) for level in (20, 35, 50) for n in LENGTHS[1:]):
         own, other = (scored[at(level, line, n)["cell"]] for line in ("rr", "xattention"))
-        pairs = [(own[uid].score or 0.0, other[uid].score or 0.0) for uid in own]
+        pairs = [(own[uid], other[uid]) for uid in own]
         found[level, n] = pooled([pairs])
     assert all(found[level, n].lo < 100 < found[level, n].hi for level in (35, 50) for n in LENGTHS[1:])
     assert found[20, 8 * K].hi < 100 < found[20, 32 * K].lo
