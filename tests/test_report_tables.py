@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from rr_bench.report.series import points
 from rr_bench.report.table import Column, Table
 from rr_bench.report.verdict import Standing
 from tests.fabricate import FULL, RR, change_environment, open_cell, record, write_cell
+from tests.source import ROOT
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -49,6 +51,61 @@ def test_a_table_as_text_markdown_latex_and_csv() -> None:
     assert r"a\_b(x=1) & \textbf{97.3 (95.0--99.0)} & 1.50$\times$ \\" in lines
     assert r"100 \% & -- & 2.00$\times$ \\" in lines
     assert pd.read_csv(io.StringIO(table.csv()))["recovery"][0] == 97.26
+
+
+def test_rows_of_a_tabular_stand_in_the_groups_of_a_column() -> None:
+    frame = pd.DataFrame({"model": "m", "level": ["a", "a", "b"], "who": ["x", "y", "x"]})
+    tabular = Table("t", "T", frame, {name: Column("") for name in frame}).latex()
+    body = tabular.split("midrule\n")[1].split("\\bottomrule")[0]
+    assert body.splitlines()[2] == r"\addlinespace" and body.count("addlinespace") == 1
+
+
+def latex_problems(text: str) -> list[str]:
+    """What would keep a table from compiling with booktabs alone, or set it wrong."""
+    found = [f"not ASCII: {one!r}" for one in sorted({one for one in text if ord(one) > 126})]
+    lines = [line for line in text.splitlines() if not line.startswith("% ")]
+    (aligned,) = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", lines[0]).groups()
+    rules = [line for line in lines if re.fullmatch(r"\\(top|mid|bottom)rule", line)]
+    if lines[-1] != r"\end{tabular}" or rules != [r"\toprule", r"\midrule", r"\bottomrule"]:
+        found.append("the frame of the tabular is broken")
+    rows = [line for line in lines[1:-1] if line not in [*rules, r"\addlinespace"]]
+    for line in rows:
+        escaped = r"\\(textbackslash|textasciitilde|\^)\{\}|\\[&%$#_{}]|\$\\(times|pm)\$"
+        bare = re.sub(r"\\textbf\{([^{}]*)\}", r"\1", re.sub(escaped, "", line))
+        cells = bare.removesuffix(r" \\")
+        if cells.count("&") != len(aligned) - 1 or cells == bare:
+            found.append(f"{cells.count('&') + 1} cells for {len(aligned)} columns: {line}")
+        if set(cells) & set("%$#_{}~^\\"):
+            found.append(f"not escaped: {line}")
+    return found
+
+
+ODD = r"50 % & a_b #1 $x {y} ~z ^2 \t"
+COMMITTED = sorted((ROOT / "results").rglob("*.tex"))
+
+
+def test_what_latex_would_stumble_over_is_escaped() -> None:
+    frame = pd.DataFrame({"a_b %": [ODD, "–"], "&": ["± 1", "2 ×"]})
+    columns = {"a_b %": Column("x"), "&": Column("y")}
+    tabular = Table("t", "T", frame, columns, "50 %", frozenset({(0, "a_b %")})).latex()
+    assert latex_problems(tabular) == []
+    for bad in (
+        tabular.replace(r"\%", "%"),
+        tabular.replace(r"\_", "_"),
+        tabular.replace(" & ", " ", 1),
+    ):
+        assert latex_problems(bad)
+    for bad in (
+        tabular.replace("--", "–"),
+        tabular.replace(r"\midrule", ""),
+        tabular[: -len("tabular}\n")],
+    ):
+        assert latex_problems(bad)
+
+
+def test_committed_tables_are_sound_latex() -> None:
+    assert COMMITTED
+    assert {path.name: found for path in COMMITTED if (found := latex_problems(path.read_text()))} == {}
 
 
 def standing(series: str, line: str, value: float, density: float, half: float = 1.0) -> Standing:

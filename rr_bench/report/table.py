@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Table:
             r"\toprule",
             " & ".join(map(_latex, shown)) + r" \\",
             r"\midrule",
-            *(" & ".join(cells) + r" \\" for cells in zip(*shown.values(), strict=True)),
+            *_grouped(list(zip(*shown.values(), strict=True))),
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -110,6 +111,17 @@ class Table:
         for path, text in zip(paths, made.values(), strict=True):
             path.write_text(text, encoding="utf-8")
         return paths
+
+
+def _grouped(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a tabular, with room where the first column that groups the rows changes."""
+    columns = list(zip(*rows, strict=True))
+    groups = next((one for one in columns if 1 < len(set(one)) < len(one)), None)
+    grouped = groups is not None and len(list(groupby(groups))) == len(set(groups))
+    for number, cells in enumerate(rows):
+        if groups is not None and grouped and number and groups[number] != groups[number - 1]:
+            yield r"\addlinespace"
+        yield " & ".join(cells) + r" \\"
 
 
 def best_caption(best: Collection[object]) -> str:
