@@ -199,7 +199,7 @@ def test_line_by_density_is_of_the_tables_rows_in_their_order(tmp_path: Path) ->
     rows = frame[(frame["task"] == "recall_prefill") & ~frame["dense"] & (frame["family"] == "rr")]
     rows = rows[rows["method"].isin([BASE, RR_LINES[1], CALIBRATED[0]])]
     with matplotlib.rc_context(RC):
-        figure = pareto._figure(rows, "recall_prefill")
+        figure = pareto._figure(rows, "recall_prefill", (0, 110))
     assert set(rows["line"]) == {"rr(selector=top_p)"}
     assert [axes.get_title() for axes in figure.axes] == ["4K", "8K", "16K"]
     wanted = rows[rows["length"] == 4096].sort_values("density")

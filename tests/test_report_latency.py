@@ -212,7 +212,7 @@ def test_drawn_values_are_the_rows(tmp_path: Path) -> None:
         rate = rate_figure(done, "x")
     assert time is not None and speedup is not None and rate is not None
     times = lines_of(time.axes[0])
-    assert times["dense:cudnn"].get_ydata()[-1] == 250 and times["dense:fa2"].get_ydata()[-1] == 430
+    assert times["dense, cuDNN"].get_ydata()[-1] == 250 and times["dense, FA2"].get_ydata()[-1] == 430
     assert time.axes[0].get_xscale() == time.axes[0].get_yscale() == "log"
     drawn = lines_of(speedup.axes[0])["rr"].get_ydata()
     assert drawn[-1] == pytest.approx(250 / times["rr"].get_ydata()[-1])

@@ -29,7 +29,7 @@ from rr_bench.tasks.helmet_table import RR_COLUMNS
 
 AVERAGE = "Avg. (RR)"
 
-_BAR = 0.085
+_BAR = 0.1
 """Inches of a bar ..."""
 _GAP = 0.08
 """... and between two columns."""
@@ -113,7 +113,7 @@ def _bar(
         return
     if pd.isna(row["value"]):
         text = f"{row['have']}/{row['of']}"
-        axes.text(1, place, text, va="center", fontsize=5.5, color="#555555")
+        axes.text(1, place, text, va="center", fontsize=6, color="#555555")
     else:
         axes.barh(place, row["value"], height=0.9 * _BAR, **style)
 

@@ -70,6 +70,16 @@ def interval_line(axes: Axes, x: Any, rows: pd.DataFrame, column: str, style: di
     axes.plot(x, y, **style)
 
 
+def value_range(rows: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Ends of a y axis that holds a column with its intervals and, of a recovery, 100 %."""
+    names = [name for name in (column, f"{column}_lo", f"{column}_hi") if name in rows]
+    values = rows[names].to_numpy(float)
+    values = np.append(values[np.isfinite(values)], [100.0] if column == "recovery" else [])
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
 def legend_columns(labels: Sequence[str]) -> int:
     """Legend columns that labels leave room for, two at most."""
     return 2 if max(map(len, labels)) <= ONE_COLUMN else 1

@@ -24,6 +24,7 @@ from rr_bench.report.drawing import (
     length_axis,
     new_figure,
     part_suffix,
+    value_range,
 )
 from rr_bench.report.load import natural
 from rr_bench.report.pareto import draw_pareto
@@ -82,8 +83,11 @@ def draw_figures(frame: pd.DataFrame, album: Album) -> None:
             for plot, part, names in _planned(rows):
                 shown = rows[rows["point"].isin(names) | (plot.with_dense & rows["dense"])]
                 shown = shown[shown[plot.column].notna()]
+                asked = shown.loc[~shown["dense"], "task"]
+                # Of a task that no method of this part was run on the dense line says nothing here.
+                shown = shown[shown["task"].isin(asked)] if len(asked) else shown
                 if not shown.empty:
-                    figure = by_length(plot, shown, _gaps(rows, names))
+                    figure = by_length(plot, shown, _gaps(rows, names), rows)
                     album.add(figure, f"{plot.stem}{part}{suffix}")
             draw_pareto(rows[~rows["dense"]], album, suffix)
             draw_ablations(rows[~rows["dense"]], album, suffix)
@@ -139,7 +143,9 @@ def _left_out(rows: pd.DataFrame, names: Collection[str]) -> list[str]:
     return [f"shown: {'; '.join(told[:_NAMED])}"] if told else []
 
 
-def by_length(plot: _Plot, rows: pd.DataFrame, gaps: str = "") -> Figure:
+def by_length(
+    plot: _Plot, rows: pd.DataFrame, gaps: str = "", among: pd.DataFrame | None = None
+) -> Figure:
     """One panel per task, two in a row, below one legend.
 
     The task of most methods comes last: of an odd number it has a row for itself.
@@ -148,18 +154,21 @@ def by_length(plot: _Plot, rows: pd.DataFrame, gaps: str = "") -> Figure:
         plot: what is drawn.
         rows: rows with a value.
         gaps: what is missing, in words.
+        among: rows of all parts of the figure, whose ranges are equal.
     """
     tasks = sorted(rows["task"].unique(), key=lambda task: (_methods(rows, task), task))
     grid = [tasks[i : i + 2] for i in range(0, len(tasks), 2)]
     heights = [_PANEL_HEIGHT if len(row) > 1 else _WIDE_HEIGHT for row in grid]
-    names = sorted(rows["point"].unique(), key=natural)
+    names = _dense_first(rows)
     styles = method_styles(zip(rows["family"].astype(str), rows["point"].astype(str), strict=True))
     handles = _legend(plot, names, styles)
     columns = legend_columns([str(handle.get_label()) for handle in handles])
     lines = -(-len(handles) // columns) + bool(shared_rest(names))
     figure = new_figure(sum(heights) + LEGEND_LINE * lines + 0.35)
     panels = figure.subplot_mosaic([row * (2 // len(row)) for row in grid], height_ratios=heights)
-    _draw(plot, [[(panels[task], task) for task in row] for row in grid], rows, styles)
+    filled = [[(panels[task], task) for task in row] for row in grid]
+    _draw(plot, filled, rows, styles)
+    _share_y(plot, filled, rows if among is None else among)
     add_below(figure, "Length (tokens)", gaps)
     title = shared_rest(names) or None
     options: dict[str, Any] = {"ncols": columns, "columnspacing": 1.2, "title": title}
@@ -180,23 +189,26 @@ def _draw(
                 axes.axhline(100, color="black", linewidth=0.8)
             _lines(axes, rows[rows["task"] == task], styles, plot.column)
             length_axis(axes, lengths, most=8 if len(line) == 1 else 3)
-            axes.margins(y=0.1)
             axes.set_title(task)
             axes.tick_params(labelbottom=labelled)
         line[0][0].set_ylabel(plot.label)
-    _share_y([[axes for axes, _ in line] for line in grid if len(line) > 1])
 
 
-def _share_y(grid: Sequence[Sequence[Axes]]) -> None:
-    """One range for the narrow panels; a wide one keeps its own, which fits its methods."""
-    every = [axes for row in grid for axes in row]
-    low = min((axes.dataLim.ymin for axes in every), default=0.0)
-    high = max((axes.dataLim.ymax for axes in every), default=0.0)
-    room = 0.1 * (high - low) or 1.0
-    for row in grid:
-        for axes in row:
-            axes.set_ylim(low - room, high + room)
-            axes.tick_params(labelleft=axes is row[0])
+def _share_y(plot: _Plot, grid: Sequence[Sequence[tuple[Axes, str]]], rows: pd.DataFrame) -> None:
+    """One range for the narrow panels; a wide one has its own, which fits its methods."""
+    rows = rows if plot.with_dense else rows[~rows["dense"]]
+    narrow = [task for line in grid for _, task in line if len(line) > 1]
+    for line in grid:
+        for axes, task in line:
+            tasks = narrow if len(line) > 1 else [task]
+            axes.set_ylim(*value_range(rows[rows["task"].isin(tasks)], plot.column))
+            axes.tick_params(labelleft=axes is line[0][0])
+
+
+def _dense_first(rows: pd.DataFrame) -> list[str]:
+    """Labels in the order of the legend."""
+    dense = set(rows.loc[rows["dense"], "point"])
+    return sorted(rows["point"].unique(), key=lambda name: (name not in dense, natural(name)))
 
 
 def _methods(rows: pd.DataFrame, task: str) -> int:

@@ -15,19 +15,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from rr_bench.report.drawing import Album, legend_columns, length_axis, new_figure, part_suffix
+from rr_bench.report.drawing import (
+    Album,
+    length_axis,
+    new_figure,
+    part_suffix,
+)
 from rr_bench.report.latency import (
     LEVELS,
     RIVALS,
     Latency,
     dense_lines,
+    dense_name,
     density_text,
     kernel_names,
     methods_at,
     split_shares,
     strongest_text,
+)
+from rr_bench.report.latency_lines import (
+    add_legend,
+    lengths_of,
+    line_by_length,
+    method_lines,
+    reference_style,
 )
 from rr_bench.report.load import natural
 from rr_bench.report.series import MOST, parts
@@ -35,10 +48,8 @@ from rr_bench.report.style import (
     DENSITIES,
     PARTS,
     RC,
-    REFERENCES,
     legend_labels,
     length_label,
-    method_styles,
     scale,
 )
 
@@ -63,7 +74,7 @@ def draw_latency_figures(latency: Latency, album: Album) -> None:
                 ("speedup", speedup_figure, MOST),
             ):
                 for number, part in enumerate(_parts(rows, most)):
-                    figure = make(part, below)
+                    figure = make(part, below, rows)
                     if figure is not None:
                         album.add(figure, f"latency_{name}-{model}{part_suffix(number)}")
             drawn = {
@@ -82,37 +93,50 @@ def _parts(rows: pd.DataFrame, most: int) -> Iterator[pd.DataFrame]:
         yield rows[rows["method"].isin(names) | ~rows["method"].isin(timed["method"])]
 
 
-def time_figure(rows: pd.DataFrame, below: str) -> Figure | None:
-    """Milliseconds by length, both axes logarithmic: dense attention, and methods with selection."""
+def time_figure(rows: pd.DataFrame, below: str, among: pd.DataFrame | None = None) -> Figure | None:
+    """Milliseconds by length, both axes logarithmic: dense attention, and methods with selection.
+
+    Of a figure in parts, ``among`` has the rows of all of them, so that looks, names and ranges agree.
+    """
     own = methods_at(rows, "both")
     dense = list(dense_lines(rows, "both")) or list(dense_lines(rows, "attention"))
     if own.empty or not dense:
         return None
-    figure = new_figure(3.0 + 0.08 * (own["series"].nunique() + len(dense)))
+    every = own if among is None else methods_at(among, "both")
+    figure = new_figure(2.4)
     axes = figure.subplots()
     handles = []
     for backend, line in dense:
-        handles.append(line_by_length(axes, line, "median_ms", reference_style(backend), backend))
-    handles += method_lines(axes, own, "median_ms")
+        name = f"dense, {dense_name(backend)}"
+        handles.append(line_by_length(axes, line, "median_ms", reference_style(backend), name))
+    handles += method_lines(axes, own, "median_ms", every)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    times = pd.concat([every, *(line for _, line in dense)])
+    low, high = float(times["p20_ms"].min()), float(times["p80_ms"].max())
+    axes.set_ylim(low / 1.3, high * 1.3)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    # Less than a decade may hold no major tick.
+    axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     length_axis(axes, lengths_of(own, *(line for _, line in dense)), most=6)
     axes.set_ylabel("Time (ms), p20 to p80 shaded")
     axes.set_title(f"Selection + attention, {density_text(own)}")
     figure.supxlabel(below, fontsize=RC["axes.labelsize"])
-    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    add_legend(figure, handles)
     return figure
 
 
-def speedup_figure(rows: pd.DataFrame, below: str) -> Figure | None:
-    """Speed-up over the strongest dense attention by length, one panel per level."""
+def speedup_figure(rows: pd.DataFrame, below: str, among: pd.DataFrame | None = None) -> Figure | None:
+    """Speed-up over the strongest dense attention by length, one panel per level.
+
+    ``among`` as in :func:`time_figure`.
+    """
     by_level = {level: methods_at(rows, level) for level in TOTALS}
     shown = {level: own for level, own in by_level.items() if own["speedup"].notna().any()}
     if not shown:
         return None
-    every = pd.concat(shown.values())
-    figure = new_figure(2.4 + 0.08 * every["series"].nunique())
+    every = pd.concat([methods_at(rows if among is None else among, level) for level in shown])
+    figure = new_figure(2.1)
     grid = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
     handles: dict[str, Line2D] = {}
     for axes, (level, own) in zip(grid, shown.items(), strict=True):
@@ -120,18 +144,16 @@ def speedup_figure(rows: pd.DataFrame, below: str) -> Figure | None:
         for handle in method_lines(axes, own, "speedup", every):
             handles.setdefault(str(handle.get_label()), handle)
         length_axis(axes, lengths_of(own), most=6 // len(shown) + 1)
-        axes.margins(y=0.1)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(1, *(one["speedup"].max() for one in shown.values())))
         axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
         axes.set_title(
             f"{LEVELS[level].replace('selection', 'select')}\n{density_text(own)}", fontsize=6.5
         )
-    grid[0].set_ylabel("Speed-up over strongest dense")
+    grid[0].set_ylabel("Speed-up over dense")
     figure.supxlabel(below, fontsize=RC["axes.labelsize"])
     label = f"strongest dense = 1: {strongest_text(every)}"
     line = Line2D([], [], color="black", linewidth=0.8, label=label)
-    columns = legend_columns([label, *handles])
-    figure.legend(handles=[line, *handles.values()], loc="outside upper center", ncols=columns)
+    add_legend(figure, [line, *handles.values()])
     return figure
 
 
@@ -185,7 +207,7 @@ def rate_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     lines = -(-len(kernels) // columns)
     figure = new_figure(0.75 + 1.6 * lines + 0.08 * (len(densities) + len(ceilings)))
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for axes, kernel in zip(grid, kernels, strict=False):
         for name, line in ceilings.items():
             handles[name] = _ceiling(axes, line, name)
@@ -205,50 +227,8 @@ def rate_figure(rows: pd.DataFrame, below: str) -> Figure | None:
     return figure
 
 
-def method_lines(
-    axes: Axes, own: pd.DataFrame, column: str, among: pd.DataFrame | None = None
-) -> list[Line2D]:
-    """One line per series; colours and labels as for all series of ``among``."""
-    every = own if among is None else among
-    names = sorted(every["series"].unique(), key=natural)
-    styles = method_styles((name.partition(",")[0].partition("(")[0], name) for name in names)
-    labels = legend_labels(names)
-    present = [name for name in names if (own["series"] == name).any()]
-    return [
-        line_by_length(axes, own[own["series"] == name], column, styles[name], labels[name])
-        for name in present
-    ]
-
-
-def line_by_length(
-    axes: Axes, rows: pd.DataFrame, column: str, style: dict[str, Any], label: str
-) -> Line2D:
-    """A line by length; of times also the band from p20 to p80."""
-    (line,) = axes.plot(rows["length"], rows[column], label=label, **style)
-    if column == "median_ms":
-        axes.fill_between(
-            rows["length"],
-            rows["p20_ms"],
-            rows["p80_ms"],
-            color=line.get_color(),
-            alpha=0.2,
-            linewidth=0,
-        )
-    return line
-
-
-def reference_style(name: str) -> dict[str, Any]:
-    """Look of a dense back end or another thing that methods are measured against."""
-    return REFERENCES.get(name, REFERENCES["other"])
-
-
 def _ceiling(axes: Axes, line: pd.DataFrame, name: str) -> Line2D:
     if name == "matmul":
         style = {**reference_style(name), "marker": ""}
         return axes.axhline(line["tflops"].iloc[0], label=name, **style)
-    return line_by_length(axes, line, "tflops", reference_style(name), name)
-
-
-def lengths_of(*frames: pd.DataFrame) -> list[int]:
-    """All lengths of these rows, ascending."""
-    return sorted({int(length) for frame in frames for length in frame["length"]})
+    return line_by_length(axes, line, "tflops", reference_style(name), f"dense, {dense_name(name)}")

@@ -71,8 +71,7 @@ def layers(values: dict[str, NDArray[np.float64]], title: str) -> Figure:
     axes.set_yticks(range(len(values)), [labels[name] for name in values])
     axes.set_xticks(range(0, most, max(1, -(-most // 8))))
     axes.grid(visible=False)
-    axes.set_title(title)
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=12)
-    bar.set_label("Density (%)", fontsize=RC["axes.labelsize"])
+    axes.set_title(f"Density (%), {title}")
+    figure.colorbar(image, ax=axes, pad=0.02, aspect=12, ticks=[0, 50, 100])
     add_below(figure, "Layer", "mean over heads: single heads are not recorded")
     return figure

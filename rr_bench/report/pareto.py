@@ -15,6 +15,7 @@ from rr_bench.report.drawing import (
     new_figure,
     part_suffix,
     some_lengths,
+    value_range,
 )
 from rr_bench.report.load import natural
 from rr_bench.report.series import density_lines
@@ -35,14 +36,18 @@ def draw_pareto(rows: pd.DataFrame, album: Album, suffix: str) -> None:
     for task in sorted(rows["task"].unique()):
         one = rows[rows["task"] == task]
         found = dict(zip(one["series"], one["line"], strict=True))
+        ends = value_range(one, "recovery")
         lines = {series: found[series] for series in sorted(found, key=natural)}
         for number, names in enumerate(density_lines(lines)):
             name = f"recovery_by_density-{file_name(str(task))}{part_suffix(number)}{suffix}"
-            album.add(_figure(one[one["series"].isin(names)], str(task)), name)
+            album.add(_figure(one[one["series"].isin(names)], str(task), ends), name)
 
 
-def _figure(rows: pd.DataFrame, task: str) -> Figure:
-    """One panel per length; a line joins a method's settings in the order of their density."""
+def _figure(rows: pd.DataFrame, task: str, ends: tuple[float, float]) -> Figure:
+    """One panel per length; a line joins a method's settings in the order of their density.
+
+    ``ends`` are those of the y axis, which all figures of a task share.
+    """
     lengths = some_lengths(sorted(int(length) for length in rows["length"].unique()))
     names = sorted(rows["line"].unique(), key=natural)
     styles = method_styles(zip(rows["family"].astype(str), rows["line"].astype(str), strict=True))
@@ -60,9 +65,9 @@ def _figure(rows: pd.DataFrame, task: str) -> Figure:
             interval_line(axes, one["density"].to_numpy(float), one, "recovery", style)
         axes.set_xlim(-5, 107)
         axes.set_xticks([0, 50, 100])
-        axes.margins(y=0.1)
-        axes.set_title(f"{task}, {length_label(length)}" if len(lengths) == 1 else length_label(length))
-    grid[0].set_ylabel("Score recovery (%)" if len(lengths) == 1 else f"Recovery on {task} (%)")
-    figure.supxlabel("Density (% of causal blocks)", fontsize=RC["axes.labelsize"])
+        axes.set_ylim(*ends)
+        axes.set_title(length_label(length))
+    grid[0].set_ylabel("Score recovery (%)")
+    figure.supxlabel(f"Density (% of causal blocks); {task}", fontsize=RC["axes.labelsize"])
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)
     return figure

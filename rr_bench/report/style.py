@@ -47,10 +47,12 @@ RC: Any = {
 }
 
 # Colour and marker of a method, in every figure. The colours are Okabe and Ito's (2008), distinct under
-# the common forms of colour blindness; of methods of one paper the marker differs, bounds are grey.
+# the common forms of colour blindness, then Tol's (2021); of methods of one paper the marker differs,
+# bounds are grey.
 _FAMILY = {
     "full": ("#000000", "o"),
     "rr": ("#0072B2", "o"),
+    "rr_plus": ("#332288", "h"),
     "xattention": ("#D55E00", "s"),
     "minference": ("#009E73", "D"),
     "minference_native": ("#009E73", "d"),
@@ -58,12 +60,16 @@ _FAMILY = {
     "flexprefill_no_minimum": ("#CC79A7", "v"),
     "streaming": ("#E69F00", "P"),
     "trianglemix": ("#56B4E9", "X"),
+    "flashprefill": ("#882255", "p"),
+    "cosa": ("#999933", "*"),
     "oracle": ("#8A8A8A", "<"),
     "oracle_max": ("#4D4D4D", ">"),
 }
-# Of Tol's muted scheme (2021) those unlike the ones above, and two more; every other method has one.
-_SPARE = ("#332288", "#882255", "#999933", "#117733", "#8C6D31", "#AA4499", "#6699CC", "#661100")
-_SPARE_MARKERS = ("h", "p", "*", "H", "8", "s", "^", "D")
+_SECOND = ("minference_native", "flexprefill_no_minimum")
+"""Methods that share another one's colour: dashed and hollow where that one is not."""
+# Of Tol's muted scheme (2021) those unlike the ones above, and more; every other method has one.
+_SPARE = ("#117733", "#8C6D31", "#AA4499", "#6699CC", "#661100", "#C0A040")
+_SPARE_MARKERS = ("H", "8", "s", "^", "D", "v")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _FILLS = ("full", "none", "left", "top", "right", "bottom")
 
@@ -126,7 +132,7 @@ def method_styles(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any
     styles = {}
     for family, labels in families.items():
         color, marker = looks[family]
-        for i, label in enumerate(sorted(labels, key=natural)):
+        for i, label in enumerate(sorted(labels, key=natural), family in _SECOND):
             styles[label] = {
                 "color": color,
                 "marker": marker,
