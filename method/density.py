@@ -25,7 +25,13 @@ def density_by_head(mask: BlockMask) -> Tensor:
 
     No host synchronisation: a recorder can collect these on the device and read them later.
     """
-    return mask.counts.sum(-1) / float(causal_blocks(mask.q_len, mask.k_len))
+    total = causal_blocks(mask.q_len, mask.k_len)
+    if not mask.counts.is_cuda:
+        return mask.counts.sum(-1) / float(total)
+    # Imported here so that masks can be used where Triton is not installed.
+    from method.ops.lists import share_of_blocks
+
+    return share_of_blocks(mask.counts, total)
 
 
 def check_causal(mask: BlockMask) -> None:

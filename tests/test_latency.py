@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from method.density import density_by_head
+from rr_bench.latency.clock import summarise
 from rr_bench.latency.inputs import Shape, attention_flops, dense_flops, random_inputs, random_mask
-from rr_bench.latency.timing import summarise
 
 CPU = torch.device("cpu")
 

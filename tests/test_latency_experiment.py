@@ -78,6 +78,7 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert ("attention", "full", "dense:cpu-flash") in done
     assert {row.model for row in rows if row.inputs == "probe"} == {"small"}
     reasons = {row.backend: row.reason for row in rows if row.status == "missing"}
+    assert any(row.level == "host" and "needs a GPU" in row.reason for row in rows if row.reason)
     assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["fa4"]
     record = json.loads((Path(settings.out) / "env.json").read_text())
     assert record["device"] == "cpu" and record["groups"][f"both tiny {LENGTH}"]["complete"]
@@ -85,6 +86,26 @@ def test_all_levels_on_a_cpu(make, capsys):
     out = capsys.readouterr().out
     assert "times on a CPU show that it runs" in out and "rows: " in out
     assert "strongest dense: cpu-flash" in out and "latency.md" in out
+
+
+def test_graphs_need_a_gpu_and_have_names_of_their_own(make):
+    settings = make(levels=["prefill"], captured=False, graph=True)
+    assert latency(settings) == 0
+    rows = [row for row in rows_of(settings) if row.backend != "dense:cudnn+graph"]
+    assert any(row.reason == "latency.graph=true needs a GPU" for row in rows)
+    assert all(row.median_ms is None for row in rows)
+
+
+@pytest.mark.gpu
+def test_prefills_captured_in_graphs(make):
+    shape = {**TINY, "hidden": 512, "heads": 8, "kv_heads": 2}
+    settings = make(
+        device="cuda", models=[shape], lengths=[4096], levels=["prefill"], graph=True, captured=False
+    )
+    assert latency(settings) == 0
+    done = {(row.method, row.backend) for row in rows_of(settings) if row.status == "done"}
+    assert ("full", "dense:cudnn+graph") in done
+    assert any(method.startswith("rr") and backend.endswith("+graph") for method, backend in done)
 
 
 @pytest.mark.gpu
@@ -95,6 +116,7 @@ def test_all_levels_on_a_gpu(make):
     rows = rows_of(settings)
     timed = {(row.level, row.backend): row for row in rows if row.status == "done"}
     assert ("attention", "flex_attention") in timed
+    assert any(level == "host" for level, _ in timed)
     for level in ("attention", "both", "layer", "prefill"):
         assert (level, "dense:cudnn") in timed and (level, "dense:fa2") in timed
     for row in rows:
@@ -152,12 +174,14 @@ def test_a_method_that_raises_has_a_reason_and_no_numbers(make, monkeypatch, cap
     monkeypatch.setattr(RRAttention, "select", broken)
     settings = make(captured=False)
     assert latency(settings) == 1
-    rows = [row for row in rows_of(settings) if row.method.startswith("rr")]
+    rows = [row for row in rows_of(settings) if row.method.startswith("rr") and row.level != "host"]
     assert {row.level for row in rows} == {"attention", "selection", "both", "layer", "prefill"}
     for row in rows:
         assert row.status == "failed" and row.reason == "RuntimeError: no such kernel in …/method.py"
         assert row.median_ms is row.n is row.tflops is row.peak_extra_mib is None
-    others = [row for row in rows_of(settings) if row.method.startswith("streaming")]
+    others = [
+        row for row in rows_of(settings) if row.method.startswith("streaming") and row.level != "host"
+    ]
     assert others and all(row.status == "done" for row in others)
     assert "error: " in capsys.readouterr().err
 
@@ -222,7 +246,8 @@ def test_a_group_is_current_as_long_as_versions_and_its_own_settings_are(make, m
     assert differ(keys(densities=[0.5])) == {"attention"}
     assert differ(keys(replay=[0.5])) == {"both", "layer", "prefill"}
     assert differ(keys(calls=2)) == set(LEVELS)
-    own = {"attention", "selection", "both", "layer", "prefill"}
+    own = set(LEVELS) - {"ceiling"}
+    assert differ(keys(graph=True)) == {"prefill"}
     assert differ(keys(methods=["full", {"name": "rr", "tau": 0.5}])) == own
     for where, name, value, measured_again in (
         (RRAttention, "version", 99, own),

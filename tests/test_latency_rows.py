@@ -17,10 +17,11 @@ from rr_bench.config.errors import ConfigError
 from rr_bench.config.latency import GEOMETRIES, read_geometry
 from rr_bench.latency import timing
 from rr_bench.latency.baselines import Absent, by_token, dense_attention, packaged
+from rr_bench.latency.clock import measure
 from rr_bench.latency.gate import Gate, GateFailed, check_native, check_output, check_selection
 from rr_bench.latency.inputs import Inputs, Shape, random_inputs, random_mask
 from rr_bench.latency.prefills import NO_KEEP, Replay, run_prefill
-from rr_bench.latency.timing import Candidate, Prepared, measure, run_group
+from rr_bench.latency.timing import Candidate, Prepared, run_group
 from rr_bench.store.latency_table import Row
 
 CPU = torch.device("cpu")

@@ -26,14 +26,18 @@ class Launches:
 
     Nothing in it holds a tensor of a call: outputs and scratch come from PyTorch's allocator each time,
     so calls may overlap on several streams, and may be captured in a CUDA graph after one eager call.
+    What a capture used is kept as long as this object, which must outlive the graph.
     """
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
+        self._captured: list[Any] = []
+        self._capturing = False
         self._tokens: list[Token[Launches | None]] = []
 
     def __enter__(self) -> Launches:
         self._tokens.append(_ACTIVE.set(self))
+        self._capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -44,17 +48,17 @@ class Launches:
 
     def find(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What was made for a key; made now if nothing was."""
-        try:
-            found: Made = self._made[key]
-            return found
-        except KeyError:
-            made = make()
-        # What is made inside a capture exists from its first replay on only.
-        if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
-            if len(self._made) >= MOST:
-                del self._made[next(iter(self._made))]
-            self._made[key] = made
-        return made
+        found: Made | None = self._made.get(key)
+        if found is None:
+            found = make()
+            # What is made inside a capture exists from its first replay on only.
+            if not self._capturing:
+                if len(self._made) >= MOST:
+                    del self._made[next(iter(self._made))]
+                self._made[key] = found
+        if self._capturing:
+            self._captured.append(found)
+        return found
 
 
 _ACTIVE: ContextVar[Launches | None] = ContextVar("launches", default=None)
@@ -74,6 +78,19 @@ def kept(name: str, tensors: Sequence[Tensor], options: Hashable, make: Callable
         return make()
     shapes = [(one.shape, one.stride(), one.dtype, one.device, one.data_ptr() % 16) for one in tensors]
     return active.find((name, options, *shapes), make)
+
+
+def counter_on(device: torch.device) -> Tensor:
+    """A zero that programs draw their tiles from; the last one to end puts it back to zero.
+
+    Launches on one stream may share it, so what holds it is kept for :func:`stream_of` the device.
+    """
+    return torch.zeros(1, dtype=torch.int32, device=device)
+
+
+def stream_of(device: torch.device) -> int:
+    """The current stream of a GPU."""
+    return torch.cuda.current_stream(device).cuda_stream
 
 
 class Ready:

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from method.ops.launch import Ready, kept
 from method.ops.triton_support import interpreting
 
 
@@ -53,6 +54,35 @@ def map_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
         num_warps=list_warps(width),
     )
     return indices, counts
+
+
+@triton.jit
+def share_kernel(count_ptr, share_ptr, rows, total, W: tl.constexpr):
+    """Grid ``(B * Hq)``: sum of a head's counts over ``total``."""
+    head = tl.program_id(0).to(tl.int64)
+    kept = tl.zeros([W], tl.int64)
+    for first in range(0, rows, W):
+        at = first + tl.arange(0, W)
+        kept += tl.load(count_ptr + head * rows + at, mask=at < rows, other=0)
+    tl.store(share_ptr + head, tl.div_rn(tl.sum(kept, 0).to(tl.float32), total))
+
+
+def share_of_blocks(counts: Tensor, total: int) -> Tensor:
+    """Sum of int32 ``[B, Hq, rows]`` over the rows, as a share of ``total``: fp32 ``[B, Hq]``.
+
+    Raises:
+        ValueError: the counts are not on a GPU.
+    """
+    check_gpu(counts, "share_of_blocks")
+    launch = kept("share_of_blocks", (counts,), total, lambda: _share(counts, total))
+    shares = torch.empty(counts.shape[:2], dtype=torch.float32, device=counts.device)
+    launch(counts.contiguous(), shares)
+    return shares
+
+
+def _share(counts: Tensor, total: int) -> Ready:
+    batch, heads, rows = counts.shape
+    return Ready(share_kernel, (batch * heads,), (rows, float(total)), {"W": 128})
 
 
 def list_warps(width: int) -> int:

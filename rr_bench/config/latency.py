@@ -8,7 +8,7 @@ from typing import Any
 
 from rr_bench.config.errors import ConfigError, nearest
 
-LEVELS = ("ceiling", "attention", "selection", "both", "layer", "prefill")
+LEVELS = ("ceiling", "attention", "selection", "both", "host", "layer", "prefill")
 FAMILIES = ("llama", "qwen2")
 
 
@@ -62,8 +62,8 @@ class LatencySettings:
         default_factory=lambda: list(LEVELS),
         metadata={
             "help": "In the order in which they are measured: ceiling (matrix product, copy), "
-            "attention, selection, both (selection and attention), layer (one decoder layer), prefill "
-            "(whole model)."
+            "attention, selection, both (selection and attention), host (time that the host takes to "
+            "queue both), layer (one decoder layer), prefill (whole model)."
         },
     )
     models: list[Any] = field(
@@ -97,6 +97,13 @@ class LatencySettings:
         metadata={
             "help": "Names out of `methods` for the level prefill; of several settings of one method "
             "the first is taken."
+        },
+    )
+    graph: bool = field(
+        default=False,
+        metadata={
+            "help": "Level prefill: capture every prefill in a CUDA graph, and time its replay; "
+            "back ends are then named +graph."
         },
     )
     calls: int = field(default=20, metadata={"help": "Timed calls of each row."})

@@ -26,7 +26,7 @@ from rr_bench.latency.baselines import versions
 from rr_bench.latency.gate import Gate
 from rr_bench.latency.inputs import Captured, Inputs, Shape, random_inputs
 from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, selection_rows
-from rr_bench.latency.prefills import Forward, both_rows, model_rows
+from rr_bench.latency.prefills import Forward, both_rows, host_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
 from rr_bench.plan.cells import ModelFacts, keep_policy, model_facts
 from rr_bench.plan.device import resolve_device
@@ -42,7 +42,12 @@ VERSION = 2
 """Of the times: raise it when what is timed, or how, changes them; a kernel that became faster counts.
 Groups of another version are measured again."""
 
-KERNEL_LEVELS = {"attention": attention_rows, "selection": selection_rows, "both": both_rows}
+KERNEL_LEVELS = {
+    "attention": attention_rows,
+    "selection": selection_rows,
+    "both": both_rows,
+    "host": host_rows,
+}
 """Levels that need inputs alone and no model."""
 
 
@@ -188,7 +193,9 @@ class Experiment:
             if level == "ceiling":
                 yield Group(level)
                 continue
-            for length in self.settings.lengths:
+            # What the host does is the same at every length.
+            every = self.settings.lengths
+            for length in [min(every)] if level == "host" else every:
                 for geometry in self._geometries:
                     yield Group(level, length, geometry)
                 if self._facts is not None and level in KERNEL_LEVELS:
@@ -198,7 +205,7 @@ class Experiment:
         """Hash of everything a group's times depend on but the machine, sources by their versions."""
         settings, model = self.settings, group.model
         masks = {"attention": ["densities"], "both": ["replay"], "layer": ["replay"]}
-        masks["prefill"] = masks["layer"]
+        masks["prefill"] = [*masks["layer"], "graph"]
         efforts = ["calls", "budget_ms", *masks.get(group.level, [])]
         content: dict[str, Any] = {
             "group": group.name,
@@ -219,7 +226,8 @@ class Experiment:
         effort = self.settings.latency
         with ExitStack() as stack:
             candidates = list(self._candidates(group, stack))
-            rows = run_group(candidates, self._bench.device, effort.calls, effort.budget_ms)
+            device, host = self._bench.device, group.level == "host"
+            rows = run_group(candidates, device, effort.calls, effort.budget_ms, host)
         release(self._bench.device)
         return rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,11 +13,15 @@ WARM_UP = 2
 """Eager calls before the capture: they compile kernels and make launches ready."""
 
 
-def captured(call: Callable[[], Result]) -> Callable[[], Result]:
+def captured(call: Callable[[], Result], pool: Any = None) -> Callable[[], Result]:
     """A function that replays ``call`` and returns the result of the capture, filled in anew.
 
     What the call reads must stay where it is: new inputs are copied into the tensors that it was
     captured with.
+
+    Args:
+        call: what to capture.
+        pool: memory to share with other graphs, of which one is replayed at a time.
 
     Raises:
         RuntimeError: the call waits for the device, or allocates outside of PyTorch.
@@ -29,7 +33,7 @@ def captured(call: Callable[[], Result]) -> Callable[[], Result]:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         result = call()
 
     def replay() -> Result:

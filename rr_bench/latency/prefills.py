@@ -20,8 +20,9 @@ from method.base import Method
 from method.blocks import BlockMask
 from method.keep import NO_KEEP, KeepPolicy
 from rr_bench.config.latency import Geometry
-from rr_bench.latency.baselines import DenseAttend
+from rr_bench.latency.baselines import Absent, DenseAttend
 from rr_bench.latency.gate import check_native, check_output
+from rr_bench.latency.graphs import captured
 from rr_bench.latency.inputs import Inputs
 from rr_bench.latency.levels import Bench, Entry, checked_dense, dense_names, dense_rows
 from rr_bench.latency.timing import Candidate, Prepared
@@ -83,6 +84,18 @@ def both_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
         for entry in bench.selecting(inputs):
             row = bench.row(inputs, "both", entry.spec.label, None, density, "replay")
             yield Candidate(row, partial(replayed, entry, density))
+
+
+def host_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
+    """Level ``host``: what it costs the host to queue selection and attention."""
+
+    def prepare(entry: Entry) -> Prepared:
+        if bench.device.type != "cuda":
+            raise Absent("needs a GPU: a CPU queues nothing")
+        return replace(_own_prefill(bench, inputs, entry), uncounted_mib=None)
+
+    for entry in bench.entries:
+        yield Candidate(bench.row(inputs, "host", entry.spec.label), partial(prepare, entry))
 
 
 def checked_replay(
@@ -176,6 +189,7 @@ class Forward:
         self._dtype, self._device = dtype, device
         self._stack = stack
         self._turn: Prefill | None = None
+        self._pool: Any = None
 
     @cached_property
     def _model(self) -> PreTrainedModel:
@@ -215,6 +229,19 @@ class Forward:
             return answer.last_hidden_state
         return model(input_ids=self._prompt, use_cache=True, logits_to_keep=1).logits
 
+    def captured(self, prefill: Prefill) -> Callable[[], Tensor]:
+        """The pass captured in a CUDA graph.
+
+        Graphs of one model share their memory, which only the one that is replayed uses.
+
+        Raises:
+            Absent: there is no GPU.
+        """
+        if self._device.type != "cuda":
+            raise Absent("latency.graph=true needs a GPU")
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        return captured(partial(self, prefill), self._pool)
+
 
 def dense_prefill_by(name: str, attend: DenseAttend) -> Prefill:
     """A dense back end as the prefill of every layer."""
@@ -246,16 +273,22 @@ def model_rows(
 
     def by_dense(name: str) -> Prepared:
         attend, error = checked_dense(inputs, name)
-        call = partial(forward, dense_prefill_by(name, attend))
+        call = call_of(dense_prefill_by(name, attend))
         return Prepared(call, error=error, uncounted_mib=memory)
 
     def by_method(entry: Entry) -> Prepared:
         prefill, prepared = checked_replay(bench, inputs, entry, density)
-        return replace(prepared, call=partial(forward, prefill), uncounted_mib=memory)
+        kernel = f"{prepared.backend}{suffix}"
+        return replace(prepared, call=call_of(prefill), backend=kernel, uncounted_mib=memory)
+
+    def call_of(prefill: Prefill) -> Callable[[], object]:
+        return forward.captured(prefill) if graph else partial(forward, prefill)
 
     density = bench.settings.latency.replay[0]
+    graph = level == "prefill" and bench.settings.latency.graph
+    suffix = "+graph" if graph else ""
     for name in dense_names(bench.device):
-        row = bench.row(inputs, level, "full", f"dense:{name}", 1.0)
+        row = bench.row(inputs, level, "full", f"dense:{name}{suffix}", 1.0)
         yield Candidate(row, partial(by_dense, name))
     for entry in bench.selecting(inputs, entries):
         row = bench.row(inputs, level, entry.spec.label, None, density, "replay")

@@ -23,6 +23,7 @@ LEVELS = {
     "prefill": "whole prefill",
     "layer": "one decoder layer",
     "both": "selection + attention",
+    "host": "host time to queue selection + attention",
     "selection": "selection alone",
     "attention": "attention alone",
     "ceiling": "ceilings",

@@ -36,7 +36,8 @@ class Row:
     How many times as fast as dense a row is stands in no column: reports work it out from the rows.
 
     Attributes:
-        level: ceiling, attention, selection, both (selection and attention), layer or prefill.
+        level: ceiling, attention, selection, both (selection and attention), host (the time to queue
+            both), layer or prefill.
         model: shape's name, or the model that queries, keys and values were captured from.
         inputs: ``random``; ``mask``: random, under a random mask of the given density; ``probe``:
             captured; ``replay``: random, the selection's mask exchanged for a random one.

@@ -8,7 +8,7 @@ import torch
 from method.blocks import num_blocks
 from method.density import check_causal
 from method.keep import EQUAL_KEEP, KeepPolicy
-from method.ops.lists import map_lists
+from method.ops.lists import map_lists, share_of_blocks
 from method.ops.vertical_slash.selection import line_mask
 from tests.attention_cases import NO_KEEP
 
@@ -54,3 +54,10 @@ def test_lists_of_lines_are_those_of_their_map(q_len, k_len, keep, kernel_device
         )
         check_causal(fast)
         assert torch.equal(fast.to_map(), slow.to_map())
+
+
+@pytest.mark.parametrize("rows", [1, 128, 300])
+def test_shares_of_blocks(rows, kernel_device, poisoned):
+    counts = torch.randint(0, 1024, (2, 3, rows), dtype=torch.int32)
+    found = share_of_blocks(counts.to(kernel_device), 1 << 19).cpu()
+    torch.testing.assert_close(found, counts.sum(-1) / float(1 << 19), atol=0, rtol=1e-7)

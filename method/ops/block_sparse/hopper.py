@@ -12,7 +12,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from method.blocks import BLOCK, BlockMask
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
 from method.ops.checks import check_attention, check_mask
-from method.ops.launch import Ready, kept
+from method.ops.launch import Ready, counter_on, kept, stream_of
 from method.ops.triton_support import aligned, capability, check_triton, padded_head, unit_stride
 
 LOG2_E = 1.4426950408889634
@@ -67,15 +67,18 @@ def block_sparse_hopper(
         ValueError: shapes, lengths, devices or head size do not fit, or the chip is another.
         TypeError: dtypes differ or are not supported.
     """
-    options = scale, with_lse, launch or HopperLaunch(), mask.q_len, mask.k_len
+    options = scale, with_lse, launch or HopperLaunch()
+    sizes = mask.q_len, mask.k_len, stream_of(query.device) if query.is_cuda else 0
     tensors = query, key, value, mask.indices, mask.counts
-    run, copied = kept(
-        "block_sparse_hopper", tensors, options, lambda: _prepare(query, key, value, mask, *options[:3])
+    run, copied, counter = kept(
+        "block_sparse_hopper",
+        tensors,
+        (*options, *sizes),
+        lambda: _prepare(query, key, value, mask, *options),
     )
     batch, heads, q_len, dim = query.shape
     output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
-    counter = torch.zeros(1, dtype=torch.int32, device=query.device)
     query, key, value = (
         one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
     )
@@ -92,8 +95,8 @@ def _prepare(
     scale: float,
     with_lse: bool,
     launch: HopperLaunch,
-) -> tuple[Ready, list[bool]]:
-    """The launch for such tensors, and which of query, key and value must be copied for it."""
+) -> tuple[Ready, list[bool], Tensor]:
+    """The launch for such tensors, which of query, key and value must be copied, and its counter."""
     check_attention(query, key, value, scale)
     check_mask(query, key, mask)
     check_triton(query, "block_sparse_hopper")
@@ -130,7 +133,8 @@ def _prepare(
         {place: _descriptor(*pair) for place, pair in enumerate(zip(usable, blocks, strict=True))},
     )  # fmt: skip
     own = zip(usable, (query, key, value), strict=True)
-    return ready, [one.data_ptr() != given.data_ptr() for one, given in own]
+    copied = [one.data_ptr() != given.data_ptr() for one, given in own]
+    return ready, copied, counter_on(query.device)
 
 
 def _descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:

@@ -138,6 +138,8 @@ def _producer(
             step += 1
         turn += 1
         tile = gl.atomic_add(counter_ptr, 1)
+    if tile == tiles + gl.num_programs(0) - 1:
+        gl.store(counter_ptr, 0)  # the last program to end: the next launch starts from 0 again
     _announce(turn, tile, 0, 0, slots, tile_bars)
 
 

@@ -8,7 +8,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from method.blocks import BLOCK
-from method.ops.launch import Ready
+from method.ops.launch import Ready, counter_on
 from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
 from method.ops.rr_scores.problem import Estimate, Fill
 from method.ops.triton_support import padded_head
@@ -49,9 +49,10 @@ def fill_hopper(estimate: Estimate) -> Fill:
         {1: keys},
     )  # fmt: skip
 
+    counter = counter_on(device)
+
     def fill(query: Tensor, pooled: Tensor, scores: Tensor) -> None:
         scratch = torch.empty(size, dtype=torch.float32, device=device)
-        counter = torch.zeros(1, dtype=torch.int32, device=device)
         launch(query, pooled, scores, scratch, estimate.starts, counter)
 
     return fill

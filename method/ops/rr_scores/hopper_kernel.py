@@ -74,6 +74,8 @@ def _producer(
             step += 1
         turn += 1
         index = gl.atomic_add(counter_ptr, 1)
+    if index == members * tiles + gl.num_programs(0) - 1:
+        gl.store(counter_ptr, 0)  # the last program to end: the next launch starts from 0 again
     slot = turn % 2
     mbarrier.wait(tile_bars.index(2 + slot), ((turn // 2) & 1) ^ 1)
     slots.index(slot).store(gl.full([1], index, gl.int32, layout))

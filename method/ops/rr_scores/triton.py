@@ -20,7 +20,7 @@ from torch import Tensor
 
 from method.blocks import BLOCK
 from method.ops.checks import check_qk
-from method.ops.launch import Ready, kept
+from method.ops.launch import Ready, kept, stream_of
 from method.ops.rr_scores.exact import exact_scores_triton
 from method.ops.rr_scores.key_sums import pool_keys_triton
 from method.ops.rr_scores.problem import Estimate, Fill
@@ -210,7 +210,10 @@ def block_scores_triton(
     # Most samples are the same in all layers.
     layer = layer if offset in BY_LAYER else 0
     options = scale, stride, offset, layer, over_samples, launch, hopper
-    fill, shape = kept("mean_scores", (query, key), options, lambda: _prepare(query, key, *options))
+    at = stream_of(query.device) if query.is_cuda else 0
+    fill, shape = kept(
+        "mean_scores", (query, key), (*options, at), lambda: _prepare(query, key, *options)
+    )
     query = unit_stride(query)
     scores = torch.empty(shape, dtype=torch.float32, device=query.device)
     fill(query, pool_keys_triton(key, stride), scores)
