@@ -8,6 +8,8 @@ PINS := pyproject.toml constraints.txt
 
 # Test processes; each one computes on a single thread.
 WORKERS ?= 2
+# Those of `make test-gpu`: nearly all of its time is compilation, whose results they share.
+GPU_WORKERS ?= 8
 # Stores and latency runs whose tables and figures `make figures` rebuilds.
 RUN ?= $(sort $(patsubst %/cells/,%,$(wildcard results/*/cells/ results/*/*/cells/)) \
          $(patsubst %/cells.jsonl,%,$(wildcard results/*/cells.jsonl results/*/*/cells.jsonl)) \
@@ -57,7 +59,8 @@ test-exhaustive: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest tests/interpreter -n $(WORKERS) -m exhaustive
 
 test-gpu: $(VENV)/installed-dev
-	$(PY) -m pytest tests -m 'gpu or interpreter'
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m '(gpu or interpreter) and not exhaustive' \
+	  -n $(GPU_WORKERS) --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(PY) -m ruff check .

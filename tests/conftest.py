@@ -14,6 +14,7 @@ import torch
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers are selected by
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cuda = torch.cuda.is_available()
     no_gpu = pytest.mark.skip(reason="needs a CUDA device")
@@ -27,6 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(compiled)
         if item.get_closest_marker("interpreter") and not (cuda or INTERPRETING):
             item.add_marker(nowhere)
+        elif item.get_closest_marker("interpreter") and not INTERPRETING and _float16(item):
+            item.add_marker(pytest.mark.exhaustive)  # a kernel more to compile, like that for bf16
+
+
+def _float16(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("dtype") is torch.float16
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What a GPU's tests ran on, above their closing line."""
+    if torch.cuda.is_available() and not INTERPRETING:
+        versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
+        terminalreporter.write_line(f"{torch.cuda.get_device_name()}, {versions}")
 
 
 @pytest.fixture(scope="module")
