@@ -24,6 +24,7 @@ from rr_bench.config.reading import read_settings
 from rr_bench.config.schema import RunSettings, register
 from rr_bench.latency.experiment import latency
 from rr_bench.run.calibrate import calibrate
+from rr_bench.run.diagnose import diagnose
 from rr_bench.run.pattern_search import search
 from rr_bench.run.run import INTERRUPTED, STOPPED, run
 from rr_bench.store.environment import COMMAND, SUBMITTED
@@ -34,6 +35,7 @@ VERBS: dict[str, Callable[[RunSettings], int]] = {
     "run": run,
     "calibrate": calibrate,
     "search": search,
+    "diagnose": diagnose,
     "latency": latency,
 }
 

@@ -20,7 +20,7 @@ from rr_bench.config.schema import ModelSettings, RunSettings, known_keys
 from rr_bench.tasks.settings import DataSettings
 
 LISTS = ("methods", "tasks", "lengths")
-VERBS = ("run", "calibrate", "search", "latency")
+VERBS = ("run", "calibrate", "search", "latency", "diagnose")
 ACTIONS = ("here", "submit")
 DEVICE_MAPS = (None, "auto", "balanced", "balanced_low_0", "sequential")
 DECODERS = ("auto", "graph", "generate")

@@ -123,7 +123,7 @@ class RunSettings:
     verb: str = setting(
         "run",
         "run; calibrate (settings for target_density); search (MInference's patterns of a model); "
-        "latency (time kernels and prefills)",
+        "latency (time kernels and prefills); diagnose (attention mass in a method's blocks, then run)",
     )
     action: str = setting(
         "here",

@@ -15,6 +15,7 @@ import pandas as pd
 from rr_bench.report.drawing import Album
 from rr_bench.report.figures import draw_figures
 from rr_bench.report.headline import score_tables
+from rr_bench.report.held_mass import draw_held_mass, held_mass_tables
 from rr_bench.report.helmet import write_helmet
 from rr_bench.report.latency import read_latency
 from rr_bench.report.latency_figures import draw_latency_figures
@@ -27,6 +28,7 @@ from rr_bench.report.page.content import Page, joined, summary_page, with_figure
 from rr_bench.report.page.latency import latency_page
 from rr_bench.report.pooling import rows_of_figures
 from rr_bench.report.render import notes_text, select, to_csv, to_markdown, to_text
+from rr_bench.report.table import tabulated
 from rr_bench.report.tables import COLUMNS, summarise
 from rr_bench.report.verdict import MARGIN
 from rr_bench.report.video_mme_figure import draw_video_mme
@@ -105,12 +107,16 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
     paths = [folder / "summary.csv", folder / "summary.md"]
     for path, text in zip(paths, (to_csv(summary.frame), to_markdown(summary)), strict=True):
         path.write_text(text, encoding="utf-8")
-    paths += [path for table in score_tables(summary) for path in table.write(folder / "tables")]
+    diagnosed = held_mass_tables(summary.cells)
+    tables = [*score_tables(summary), *diagnosed]
+    paths += [path for table in tables for path in table.write(folder / "tables")]
     draw_figures(rows_of_figures(summary), album)
     draw_layers(summary.frame, summary.cells, album)
     draw_video_mme(summary.cells, album)
+    draw_held_mass(summary.cells, album)
     helmet = write_helmet(summary, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
+    texts += [f"{table.title}\n{tabulated(table.text(), 'simple')}" for table in diagnosed]
     page = summary_page(summary, folder, helmet.table, helmet.notes)
     frame = select(summary.frame, keys)
     text = "\n\n".join(filter(None, texts))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from rr_bench.store.diagnosis import check_diagnosis
 from rr_bench.store.environment import merge_sessions
 from rr_bench.store.jsonl import (
     StoreError,
@@ -229,6 +230,19 @@ class CellWriter:
     def note_data(self, notes: Mapping[str, Any]) -> None:
         """Keep what happened to the task's data on the way to its rows, as ``data.json``."""
         write_json(self.folder / "data.json", notes)
+
+    def note_diagnosis(self, tables: Mapping[str, Any]) -> None:
+        """Keep what :mod:`rr_bench.store.diagnosis` describes, as ``diagnosis.json``."""
+        check_diagnosis(tables, self.folder.name)
+        write_json(self.folder / "diagnosis.json", tables)
+
+    @property
+    def diagnosis(self) -> dict[str, Any] | None:
+        """The cell's ``diagnosis.json``, None without one."""
+        path = self.folder / "diagnosis.json"
+        found = read_json(path) if path.exists() else None
+        check_diagnosis(found, self.folder.name)
+        return found
 
     def _write_info(self) -> None:
         path = self.folder / "cell.json"

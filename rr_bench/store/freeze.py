@@ -88,6 +88,7 @@ def _thaw_cell(cell: StoredCell, place: Path) -> Path:
         text = "".join(error_line(error) + "\n" for error in cell.errors)
         write_whole(folder / "errors.jsonl", text)
     parts = {"env.json": cell.env or None, "data.json": cell.data, "judged.json": cell.judged}
+    parts |= {"diagnosis.json": cell.diagnosis}
     for name, content in parts.items():
         if content is not None:
             write_json(folder / name, content)

@@ -124,6 +124,7 @@ def _thawed(text: str, where: str, samples_of: Callable[[str], Sequence[SampleRe
         None if marker is None else marker["n"],
         data=content["data"],
         judged=content["judged"],
+        diagnosis=content.get("diagnosis"),
     )
     return checked(cell, marker, where)
 
@@ -151,4 +152,6 @@ def frozen_line(cell: StoredCell) -> str:
         "data": cell.data,
         "judged": cell.judged,
     }
+    # Most stores have none, and keep the lines that they had before there were any.
+    content |= {"diagnosis": cell.diagnosis} if cell.diagnosis else {}
     return json.dumps(sealed(content), ensure_ascii=False, allow_nan=False)

@@ -99,9 +99,9 @@ def read_cell(folder: Path, shared: Shared | None = None) -> StoredCell:
     samples, torn = _samples(
         folder / "samples.jsonl", info.key[:SHORT], {} if shared is None else shared
     )
-    data, judged, env = (
+    data, judged, diagnosis, env = (
         read_json(folder / name) if name in files else None
-        for name in ("data.json", "judged.json", "env.json")
+        for name in ("data.json", "judged.json", "diagnosis.json", "env.json")
     )
     marker = read_done(folder) if "DONE" in files else None
     return checked(
@@ -114,6 +114,7 @@ def read_cell(folder: Path, shared: Shared | None = None) -> StoredCell:
             torn,
             data,
             judged,
+            diagnosis,
         ),
         marker,
         str(folder),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rr_bench.store.cells import cell_key
 from rr_bench.store.columns import Columns, StoredSamples, columns_of
+from rr_bench.store.diagnosis import check_diagnosis
 from rr_bench.store.jsonl import StoreError
 from rr_bench.store.parts import check_data, check_environment, check_judged, check_readable
 from rr_bench.store.records import CellInfo, SampleRecord
@@ -32,6 +33,7 @@ class StoredCell:
         torn: whether the last line was cut short and left out.
         data: what happened to the task's data: rows read, dropped, truncated; None if unknown.
         judged: metrics a judge added, by name: ``value`` (0..1), ``uids`` it covers, ``judge``.
+        diagnosis: attention mass that the blocks hold, see :mod:`rr_bench.store.diagnosis`.
     """
 
     info: CellInfo
@@ -42,6 +44,7 @@ class StoredCell:
     torn: bool = False
     data: dict[str, Any] | None = None
     judged: dict[str, Any] | None = None
+    diagnosis: dict[str, Any] | None = None
 
     @cached_property
     def columns(self) -> Columns:
@@ -79,6 +82,7 @@ def checked(cell: StoredCell, marker: dict[str, int] | None, where: str) -> Stor
     check_environment(cell.env, where)
     check_data(cell.data, where)
     check_judged(cell.judged, set(cell.scored), where)
+    check_diagnosis(cell.diagnosis, where)
     for task, length in sorted(cell.columns.places - {(info.task, info.length)}):
         raise StoreError(f"{where}: samples are of {task} {length}")
     if marker is not None and len(cell.scored) != marker["scored"]:

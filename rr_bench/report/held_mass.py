@@ -1,0 +1,142 @@
+"""Where attention is lost: the true mass in a method's blocks, as a table and by layer and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rr_bench.report.drawing import Album, add_below, file_name, new_figure, part_suffix
+from rr_bench.report.identity import keep_text
+from rr_bench.report.load import natural
+from rr_bench.report.style import RC, legend_labels, length_label
+from rr_bench.report.table import Column, Table
+from rr_bench.store.diagnosis import TABLES
+from rr_bench.store.reading import StoredCell
+
+MOST = 6
+"""Methods of one figure."""
+
+COLUMNS = {
+    "model": Column("model"),
+    "task": Column("task"),
+    "length": Column("tokens of prompt and answer"),
+    "method": Column("method with its settings"),
+    "keep": Column("blocks that are always computed"),
+    "density": Column("kept share of the causal blocks, %", 1),
+    "mass": Column("true attention mass inside the blocks, mean over queries, %", 1),
+    "oracle_mass": Column("the most that as many blocks of every row hold, %", 1),
+    "worst": Column("mass of the query of a block that keeps least, mean over query blocks, %", 1),
+    "oracle_worst": Column("that of `oracle`'s blocks, %", 1),
+    "oracle_max_worst": Column("that of `oracle_max`'s blocks, %", 1),
+    "worst_head": Column("layer.head whose least kept query keeps least, and what it keeps, %"),
+    "prompts": Column("prompts behind the row"),
+}
+CAPTION = (
+    "Means over layers and heads. All methods select on the inputs of one dense prefill; the oracles "
+    "take in every query row as many blocks as the line's method, by summed and by largest true mass."
+)
+PANELS = {
+    "mass": "mean query",
+    "worst": "worst query",
+    "oracle_max_worst": "… under oracle_max",
+}
+"""Tables that the figure shows, and what it calls them."""
+
+
+def held_mass_tables(cells: Sequence[StoredCell]) -> list[Table]:
+    """One line per diagnosed cell; nothing if there is none."""
+    rows = [_row(cell) for cell in _diagnosed(cells)]
+    if not rows:
+        return []
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return [Table("held_mass", "Attention mass in the kept blocks", frame, COLUMNS, CAPTION)]
+
+
+def draw_held_mass(cells: Sequence[StoredCell], album: Album) -> None:
+    """Draw ``held_mass-<task>`` of every model and rule of kept blocks, at its longest length."""
+    groups: dict[tuple[str, str, str], list[StoredCell]] = {}
+    for cell in _diagnosed(cells):
+        groups.setdefault((cell.info.task, _model(cell), _keep(cell)), []).append(cell)
+    taken: dict[str, int] = {}
+    with matplotlib.rc_context(RC):
+        for (task, *_), own in groups.items():
+            length = max(cell.info.length for cell in own)
+            shown = [cell for cell in own if cell.info.length == length]
+            for first in range(0, len(shown), MOST):
+                stem = f"held_mass-{file_name(task)}"
+                taken[stem] = taken.get(stem, 0) + 1
+                figure = heat_maps(shown[first : first + MOST], f"{task}, {length_label(length)}")
+                album.add(figure, stem + part_suffix(taken[stem] - 1))
+
+
+def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
+    """A row of panels per method: layers from left to right, heads from top to bottom."""
+    labels = legend_labels([_label(cell) for cell in cells])
+    figure = new_figure(0.75 + 0.62 * len(cells))
+    grid = figure.subplots(len(cells), len(PANELS), sharex=True, sharey=True, squeeze=False)
+    for cell, line in zip(cells, grid, strict=True):
+        for axes, (name, words) in zip(line, PANELS.items(), strict=True):
+            image = axes.imshow(
+                tables_of(cell)[name].T, aspect="auto", cmap="cividis", vmin=0, vmax=100,
+                interpolation="nearest",
+            )  # fmt: skip
+            axes.grid(visible=False)
+            if line is grid[0]:
+                axes.set_title(words)
+        line[0].set_ylabel("head")
+        line[-1].yaxis.set_label_position("right")
+        line[-1].set_ylabel(
+            labels[_label(cell)].replace(" (", "\n("), rotation=0, ha="left", va="center"
+        )
+    bar = figure.colorbar(image, ax=grid, location="bottom", aspect=40, pad=0.02)
+    bar.set_label("Attention mass in the blocks (%)", fontsize=RC["axes.labelsize"])
+    figure.suptitle(title, fontsize=RC["axes.titlesize"])
+    add_below(figure, "", "x: layer. Worst: of each query block the query that keeps least")
+    return figure
+
+
+def tables_of(cell: StoredCell) -> dict[str, NDArray[np.float64]]:
+    """The diagnosis in percent, ``[layers, heads]`` each."""
+    assert cell.diagnosis is not None
+    return {name: 100 * np.array(cell.diagnosis[name], float) for name in TABLES}
+
+
+def _diagnosed(cells: Sequence[StoredCell]) -> list[StoredCell]:
+    found = [cell for cell in cells if cell.diagnosis is not None]
+    return sorted(
+        found, key=lambda cell: (_model(cell), cell.info.task, cell.info.length, natural(_label(cell)))
+    )
+
+
+def _row(cell: StoredCell) -> dict[str, object]:
+    found = tables_of(cell)
+    worst = found["worst"]
+    layer, head = np.unravel_index(worst.argmin(), worst.shape)
+    diagnosis = cell.diagnosis or {}
+    return {
+        "model": _model(cell),
+        "task": cell.info.task,
+        "length": cell.info.length,
+        "method": _label(cell),
+        "keep": _keep(cell),
+        **{name: float(found[name].mean()) for name in TABLES},
+        "worst_head": f"{diagnosis['layers'][layer]}.{head}: {worst.min():.1f}",
+        "prompts": diagnosis["prompts"],
+    }
+
+
+def _model(cell: StoredCell) -> str:
+    return str(cell.info.model["name"])
+
+
+def _label(cell: StoredCell) -> str:
+    return str(cell.info.method["label"])
+
+
+def _keep(cell: StoredCell) -> str:
+    return keep_text(cell.info.settings.get("keep"))
