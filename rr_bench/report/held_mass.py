@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from rr_bench.report.drawing import Album, add_below, file_name, new_figure, part_suffix
+from rr_bench.report.drawing import Album, file_name, new_figure, part_suffix
 from rr_bench.report.identity import keep_text
 from rr_bench.report.load import natural
 from rr_bench.report.style import RC, legend_labels, length_label
@@ -43,7 +45,7 @@ CAPTION = (
 PANELS = {
     "mass": "mean query",
     "worst": "worst query",
-    "oracle_max_worst": "… under oracle_max",
+    "oracle_max_worst": "… of oracle_max",
 }
 """Tables that the figure shows, and what it calls them."""
 
@@ -58,45 +60,59 @@ def held_mass_tables(cells: Sequence[StoredCell]) -> list[Table]:
 
 
 def draw_held_mass(cells: Sequence[StoredCell], album: Album) -> None:
-    """Draw ``held_mass-<task>`` of every model and rule of kept blocks, at its longest length."""
-    groups: dict[tuple[str, str, str], list[StoredCell]] = {}
+    """Draw ``held_mass-<task>`` of every model, at its longest length."""
+    groups: dict[tuple[str, str], list[StoredCell]] = {}
     for cell in _diagnosed(cells):
-        groups.setdefault((cell.info.task, _model(cell), _keep(cell)), []).append(cell)
+        groups.setdefault((cell.info.task, _model(cell)), []).append(cell)
     taken: dict[str, int] = {}
     with matplotlib.rc_context(RC):
-        for (task, *_), own in groups.items():
+        for (task, model), own in groups.items():
             length = max(cell.info.length for cell in own)
             shown = [cell for cell in own if cell.info.length == length]
             for first in range(0, len(shown), MOST):
                 stem = f"held_mass-{file_name(task)}"
                 taken[stem] = taken.get(stem, 0) + 1
-                figure = heat_maps(shown[first : first + MOST], f"{task}, {length_label(length)}")
+                title = f"{model}, {task}, {length_label(length)}"
+                figure = heat_maps(shown[first : first + MOST], title)
                 album.add(figure, stem + part_suffix(taken[stem] - 1))
 
 
 def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
     """A row of panels per method: layers from left to right, heads from top to bottom."""
-    labels = legend_labels([_label(cell) for cell in cells])
-    figure = new_figure(0.75 + 0.62 * len(cells))
+    short = legend_labels([_label(cell) for cell in cells])
+    names = [short[_label(cell)] for cell in cells]
+    names = [
+        f"{name}{f', keep {_keep(cell)}' if names.count(name) > 1 else ''}, {_density(cell):.0f} %"
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    layers = [str(layer) for layer in (cells[0].diagnosis or {})["layers"]]
+    figure = new_figure(1.1 + 0.62 * len(cells))
     grid = figure.subplots(len(cells), len(PANELS), sharex=True, sharey=True, squeeze=False)
-    for cell, line in zip(cells, grid, strict=True):
-        for axes, (name, words) in zip(line, PANELS.items(), strict=True):
+    for cell, name, line in zip(cells, names, grid, strict=True):
+        for axes, table in zip(line, PANELS, strict=True):
+            shares = tables_of(cell)[table].T
             image = axes.imshow(
-                tables_of(cell)[name].T, aspect="auto", cmap="cividis", vmin=0, vmax=100,
-                interpolation="nearest",
-            )  # fmt: skip
+                shares, aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
+            )
             axes.grid(visible=False)
-            if line is grid[0]:
-                axes.set_title(words)
+            axes.set_xticks(
+                range(0, len(layers), -(-len(layers) // 4)), layers[:: -(-len(layers) // 4)]
+            )
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         line[0].set_ylabel("head")
         line[-1].yaxis.set_label_position("right")
-        line[-1].set_ylabel(
-            labels[_label(cell)].replace(" (", "\n("), rotation=0, ha="left", va="center"
-        )
+        line[-1].set_ylabel(fill(name, 14), rotation=0, ha="left", va="center")
+    for axes, words in zip(grid[0], PANELS.values(), strict=True):
+        axes.set_title(words)
+    for axes in grid[-1]:
+        axes.set_xlabel("layer")
     bar = figure.colorbar(image, ax=grid, location="bottom", aspect=40, pad=0.02)
-    bar.set_label("Attention mass in the blocks (%)", fontsize=RC["axes.labelsize"])
+    bar.set_label(
+        "Attention mass in the blocks (%); beside a method its density;\n"
+        "worst: of each query block the query that keeps least",
+        fontsize=RC["axes.labelsize"],
+    )
     figure.suptitle(title, fontsize=RC["axes.titlesize"])
-    add_below(figure, "", "x: layer. Worst: of each query block the query that keeps least")
     return figure
 
 
@@ -128,6 +144,10 @@ def _row(cell: StoredCell) -> dict[str, object]:
         "worst_head": f"{diagnosis['layers'][layer]}.{head}: {worst.min():.1f}",
         "prompts": diagnosis["prompts"],
     }
+
+
+def _density(cell: StoredCell) -> float:
+    return float(tables_of(cell)["density"].mean())
 
 
 def _model(cell: StoredCell) -> str:
