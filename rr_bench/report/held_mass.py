@@ -18,7 +18,7 @@ from rr_bench.report.load import natural
 from rr_bench.report.style import RC, legend_labels, length_label
 from rr_bench.report.table import Column, Table
 from rr_bench.store.diagnosis import TABLES
-from rr_bench.store.reading import StoredCell
+from rr_bench.store.stored import StoredCell
 
 MOST = 6
 """Methods of one figure."""
@@ -86,6 +86,7 @@ def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
         for name, cell in zip(names, cells, strict=True)
     ]
     layers = [str(layer) for layer in (cells[0].diagnosis or {})["layers"]]
+    step = -(-len(layers) // 4)
     figure = new_figure(1.1 + 0.62 * len(cells))
     grid = figure.subplots(len(cells), len(PANELS), sharex=True, sharey=True, squeeze=False)
     for cell, name, line in zip(cells, names, grid, strict=True):
@@ -95,9 +96,7 @@ def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
                 shares, aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest"
             )
             axes.grid(visible=False)
-            axes.set_xticks(
-                range(0, len(layers), -(-len(layers) // 4)), layers[:: -(-len(layers) // 4)]
-            )
+            axes.set_xticks(range(0, len(layers), step), layers[::step])
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         line[0].set_ylabel("head")
         line[-1].yaxis.set_label_position("right")
