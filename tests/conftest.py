@@ -99,9 +99,10 @@ def own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from rr_bench.store.environment import COMMAND
 
     monkeypatch.setenv(COMMAND, "")
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

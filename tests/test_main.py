@@ -6,16 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-import rr_bench.__main__
+import rr_bench.run.run
 from rr_bench.__main__ import main
 from rr_bench.config.command_line import prepare
 from rr_bench.config.registry import expand_task
+from rr_bench.run.status import INTERRUPTED, STOPPED
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +66,7 @@ def test_a_sweep_ends_with_its_worst_status(call, monkeypatch):
         ran.append(settings.seed)
         return {1: 0, 2: 130, 3: 1}[settings.seed]
 
-    monkeypatch.setitem(rr_bench.__main__.VERBS, "run", verb)
+    monkeypatch.setattr(rr_bench.run.run, "run", verb)
     assert call("-m", "seed=1,2,3") == 130
     assert ran == [1, 2, 3]
 
@@ -136,3 +138,32 @@ def test_a_model_below_a_missing_home_names_the_remedy():
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "RR_BENCH_MODELS" in done.stderr and "Traceback" not in done.stderr
+
+
+def catches_sigterm(process: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="asks /proc for a process's handlers"
+)
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+def test_sigterm_ends_the_start_with_its_line(delay: float, smallest: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rr_bench", *small(smallest)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+        start = time.monotonic()
+        while not catches_sigterm(process.pid):
+            assert time.monotonic() - start < 20
+            time.sleep(0.005)
+        # Its imports take seconds; the handler stands before them.
+        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        time.sleep(delay)
+        process.terminate()
+        told, errors = process.communicate(timeout=60)
+    assert (process.returncode, told.splitlines()[-1:]) == (INTERRUPTED, [STOPPED]), errors[-2000:]
+    assert "Traceback" not in errors

@@ -18,6 +18,7 @@ from rr_bench.report import Report, write_report
 from rr_bench.report.wandb_log import WandbError, check_wandb, log_report
 from rr_bench.run.agenda import Work
 from rr_bench.run.console import Console
+from rr_bench.run.status import FAILED, INTERRUPTED, STOPPED
 from rr_bench.run.work import run_here
 from rr_bench.run.workers import run_workers
 from rr_bench.store.cells import Store, cell_key
@@ -26,10 +27,6 @@ from rr_bench.store.reading import is_store
 from rr_bench.store.records import RecordError
 from rr_bench.store.redact import redacted
 from rr_bench.store.wandb_note import ask_for_wandb
-
-FAILED = 1
-INTERRUPTED = 130
-STOPPED = "interrupted; finished samples are stored, run the same command to go on"
 
 
 def run(settings: RunSettings) -> int:
