@@ -101,6 +101,15 @@ def test_an_edited_part_does_not_fit_its_checksum(tmp_path: Path) -> None:
         read_json(path)
 
 
+def test_a_checksum_that_lost_its_name_is_a_damage_too(tmp_path: Path) -> None:
+    path = write_cell(tmp_path, FULL, [1.0]).folder / "env.json"
+    path.write_text(path.read_text().replace("check", "chick").replace("device", "devece"))
+    with pytest.raises(StoreError, match="checksum"):
+        read_json(path)
+    path.write_text("{}")
+    assert read_json(path) == {}
+
+
 def damage_copy(folder: Path) -> None:
     shutil.copytree(folder, folder.with_name("a copy"))
 

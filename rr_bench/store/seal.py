@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 CHECK = "check"
 _DIGITS = 16
+_CHECKSUM = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _TEXT_DIGITS = 20
 _END = ', "check": "'
 _TAIL = len(_END) + _TEXT_DIGITS + len('"}')
@@ -32,9 +34,13 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(data: dict[str, Any]) -> dict[str, Any] | None:
-    """The content without its checksum, None if the two do not fit; as it is if it has none."""
+    """The content without its checksum, None if the two do not fit; as it is if it has none.
+
+    A checksum that lost its name in a damage is no member of anything else.
+    """
     if CHECK not in data:
-        return data
+        last = next(reversed(data.values()), None)
+        return None if isinstance(last, str) and _CHECKSUM.fullmatch(last) else data
     content = {name: value for name, value in data.items() if name != CHECK}
     return content if data[CHECK] == checksum(content) else None
 
