@@ -83,6 +83,16 @@ def test_an_older_link_does_not_lead_out(tmp_path):
     assert list((tmp_path / "outside").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["x", "x.partial"])
+def test_a_link_in_place_of_a_file_is_not_followed(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/inside").write_bytes(b"mine")
+    (tmp_path / f"out/{name}").symlink_to("inside")
+    unpack(archive(tmp_path / "a.tar.gz", ("x", b"1")), tmp_path / "out", LARGE)
+    assert (tmp_path / "out/inside").read_bytes() == b"mine"
+    assert (tmp_path / "out/x").read_bytes() == b"1" and not (tmp_path / "out/x").is_symlink()
+
+
 def test_what_unpacks_is_limited(tmp_path):
     path = archive(tmp_path / "a.tar.gz", ("x", bytes(600)), ("y", bytes(600)))
     with pytest.raises(DownloadError, match="more than"):

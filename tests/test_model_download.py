@@ -106,6 +106,16 @@ def test_a_stopped_download_keeps_its_pieces(index, asked, tmp_path):
     assert asked == ["fake-part2"]  # a file that is there is only verified
 
 
+def test_links_in_place_of_partial_files_are_not_followed(index, asked, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "models"
+    outside.write_bytes(b"mine")
+    (folder / f"{NAME}.parts").mkdir(parents=True)
+    for name in (f"{NAME}.gguf.partial", f"{NAME}.parts/fake-part0-part.bin.partial"):
+        (folder / name).symlink_to(outside)
+    assert get_model(NAME, str).read_bytes() == WHOLE
+    assert outside.read_bytes() == b"mine" and not (folder / f"{NAME}.gguf").is_symlink()
+
+
 def test_an_interrupted_download_goes_on(index, asked, tmp_path, monkeypatch, capsys):
     through_pip = packages._download
 

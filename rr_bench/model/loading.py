@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -77,8 +76,13 @@ def load_model(
             device_map=device_map,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"model.path={path} does not load: {error}") from error
+    except Exception as error:
+        # A stranger's files: transformers raises whatever it stumbles over in them.
+        if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
+            raise  # torch's, of memory for one
+        raise CheckpointError(
+            f"model.path={path} does not load: {type(error).__name__}: {error}"
+        ) from error
     model, report = loaded
     _check_whole(path, report["missing_keys"])
     if device_map is None:

@@ -113,11 +113,13 @@ def read_config(path: Path, rope: Mapping[str, Any] | None = None) -> dict[str, 
     """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"model.path={path}: config.json cannot be read: {error}") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("text_config") or {}, dict):
         raise CheckpointError(f"model.path={path}: config.json holds no settings")
     whole = config.get("model_type")
+    if not isinstance(whole, str):
+        raise CheckpointError(f"model.path={path}: config.json names no model_type")
     config = {**config, **(config.get("text_config") or {}), "whole_type": whole}
     reason = unsupported(config)
     if reason is not None:
