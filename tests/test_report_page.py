@@ -190,53 +190,6 @@ def test_a_store_from_before_commands_and_prompts_says_so(tmp_path: Path) -> Non
     assert "Not recorded" in page and "head" not in data_of(page)["prompts"][0]
 
 
-def _empty(out: Path) -> None:
-    (out / "cells").mkdir()
-
-
-def _one_method(out: Path) -> None:
-    write_cell(out, FULL, [1.0, 0.0])
-
-
-def _two_devices(out: Path) -> None:
-    write_cell(out, FULL, [1.0])
-    write_cell(out, RR, [1.0], device="cuda 9.0")
-
-
-def _one_sample(out: Path) -> None:
-    write_cell(out, FULL, [1.0])
-    write_cell(out, RR, [1.0])
-
-
-def _no_dense_score(out: Path) -> None:
-    write_cell(out, FULL, [0.0, 0.0])
-    write_cell(out, RR, [1.0, 0.0])
-
-
-def _all_failed(out: Path) -> None:
-    write_cell(out, FULL, [None])
-    write_cell(out, RR, [None])
-
-
-@pytest.mark.parametrize(
-    ("fill", "words"),
-    [
-        (_empty, "no verdict"),
-        (_one_method, "no verdict"),
-        (_two_devices, "device: cuda 9.0 | cpu"),
-        (_one_sample, "undecided: rr"),
-        (_no_dense_score, "the dense score is 0"),
-        (_all_failed, "no verdict"),
-    ],
-)
-def test_stores_that_say_little_have_a_page_that_says_so(tmp_path: Path, fill: Any, words: str) -> None:
-    fill(tmp_path)
-    page = written(tmp_path)
-    assert words in " ".join(Reader(page).texts)
-    shown = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
-    assert not re.search(r"\bnan\b|<NA>|None|&lt;NA&gt;", shown)
-
-
 def test_500_cells_of_100_samples_stay_below_5_megabytes() -> None:
     cells = [_big_cell(method, length) for length in range(1001, 1026) for method in range(20)]
     data = sample_data(cells, frozen=False)
