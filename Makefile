@@ -69,7 +69,7 @@ lint: $(VENV)/installed-dev
 
 figures: $(VENV)/installed
 	@test -n '$(RUN)' || { echo 'nothing under results/: name a folder with RUN=folder'; exit 1; }
-	@printf '%s\n' $(RUN) | xargs -n 1 -P $(WORKERS) $(PY) -m rr_bench.report $(if $(PDF),,--no-pdf)
+	@printf '%s\n' $(RUN) | xargs -n 3 -P $(WORKERS) $(PY) -m rr_bench.report $(if $(PDF),,--no-pdf)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
