@@ -84,6 +84,8 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"decode_together": 0}, "at least 1"),
         ({"decode_together": 8, "decode": "generate"}, "leave one out"),
         ({"dense_below": -1}, "dense_below=-1: a token count, or 0 for never"),
+        ({"dense_below": "auto"}, "dense_below=auto: crossover="),
+        ({"dense_below": "auto", "verb": "latency"}, "dense_below=auto: verb=latency needs"),
         ({"keep": "papr"}, "did you mean 'paper'"),
         ({"keep": {"sinks": True}}, "did you mean 'sink'"),
         ({"keep": {"sink": 3}}, "keep.sink=3"),

@@ -132,7 +132,7 @@ def test_a_setting_that_is_added_later_changes_no_key(planned):
 
 
 KINDS = {
-    "executor": ("rr_bench.plan.cells.EXECUTOR_VERSION", 99),
+    "executor": ("method.attention.VERSION", 99),
     "model": ("rr_bench.plan.cells.MODEL_VERSION", 99),
     "method": ("method.rr.RRAttention.version", 99),
     "task": ("rr_bench.config.registry.versions", lambda name: versions(name) | {"task": 99}),

@@ -86,6 +86,18 @@ def _check_members(plain: Mapping[Any, Any], prefix: str = "") -> None:
                     raise ConfigError(f"{prefix}{name} holds {str(member)[:80]}: plain values only")
 
 
+def _check_dense_below(settings: RunSettings) -> None:
+    """A token count, or "auto" where cells are run and there is a table."""
+    below = settings.dense_below
+    if below == "auto":
+        if settings.verb != "run":
+            raise ConfigError(f"dense_below=auto: verb={settings.verb} needs a token count, or 0")
+        if settings.crossover is None:
+            raise ConfigError("dense_below=auto: crossover=<folder of a latency experiment> is needed")
+    elif not isinstance(below, int) or below < 0:
+        raise ConfigError(f"dense_below={below}: a token count, or 0 for never")
+
+
 def _check_values(settings: RunSettings) -> None:
     """Impossible values that no later stage could name as well."""
     for name in LISTS:
@@ -100,8 +112,7 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"lengths={settings.lengths}: lengths are token counts above 0")
     if settings.backend not in BACKENDS:
         raise ConfigError(f"backend={settings.backend}: {nearest(settings.backend, BACKENDS)}")
-    if settings.dense_below < 0:
-        raise ConfigError(f"dense_below={settings.dense_below}: a token count, or 0 for never")
+    _check_dense_below(settings)
     if settings.verb not in VERBS:
         raise ConfigError(f"verb={settings.verb}: {nearest(settings.verb, VERBS)}")
     if settings.action not in ACTIONS:

@@ -91,8 +91,14 @@ class RunSettings:
         "on a CPU), hopper, triton, fa4 (FlashAttention-4, extra fa4), torch, reference",
         key=True,
     )
-    dense_below: int = setting(
-        0, "prompts of fewer tokens run dense under every method; 0: never", key=True
+    dense_below: Any = setting(
+        0,
+        "prompts of fewer tokens run dense under every method; 0: never; auto: those that were slower "
+        "sparse than dense on this GPU, method by method (from `crossover`)",
+        key=True,
+    )
+    crossover: str | None = setting(
+        None, "folder of the latency experiment whose crossover-*.json dense_below=auto reads"
     )
     dtype: str = setting(
         "auto",

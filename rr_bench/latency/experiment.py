@@ -29,6 +29,7 @@ from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, 
 from rr_bench.latency.prefills import Forward, both_rows, host_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
 from rr_bench.plan.cells import ModelFacts, keep_policy, model_facts
+from rr_bench.plan.dense_below import record_crossovers
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.model_facts import CheckpointError, Device
 from rr_bench.report import write_report
@@ -77,6 +78,11 @@ def latency(settings: RunSettings) -> int:
         Path(settings.out).mkdir(parents=True, exist_ok=True)
         with FileLock(Path(settings.out) / "LOCK", timeout=0):
             _measure(experiment, table, left, console)
+            if experiment.facts and not settings.dense_below:
+                facts = experiment.facts
+                record_crossovers(
+                    Path(settings.out), facts.name, facts.config, facts.device, table.rows
+                )
         _report(settings, console)
     except Timeout:
         console.error("latency", f"another process measures into {settings.out}: wait for it to end")
@@ -162,8 +168,8 @@ class Experiment:
         specs = [spec for entry in settings.methods for spec in expand_method(entry)]
         entries = [_entry(spec, settings.keep) for spec in specs if not spec.dense]
         self._geometries = [read_geometry(entry) for entry in settings.latency.models]
-        self._facts = model_facts(settings) if settings.latency.captured else None
-        self._captured = Captured(settings, self._facts) if self._facts else None
+        self.facts = model_facts(settings) if settings.latency.captured else None
+        self._captured = Captured(settings, self.facts) if self.facts else None
         self._dtype = _dtype(settings.dtype, device)
         gate = Gate(settings.backend)
         self._bench = Bench(settings, torch.device(device.kind), device.name, entries, gate)
@@ -198,8 +204,8 @@ class Experiment:
             for length in [min(every)] if level == "host" else every:
                 for geometry in self._geometries:
                     yield Group(level, length, geometry)
-                if self._facts is not None and level in KERNEL_LEVELS:
-                    yield Group(level, length, self._facts)
+                if self.facts is not None and level in KERNEL_LEVELS:
+                    yield Group(level, length, self.facts)
 
     def key(self, group: Group) -> str:
         """Hash of everything a group's times depend on but the machine, sources by their versions."""

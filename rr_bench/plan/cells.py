@@ -13,28 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from method.attention import VERSION as EXECUTOR_VERSION
-from method.attention import backend_for
+from method import attention
 from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.reading import parse_slice
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
 from rr_bench.config.schema import RunSettings
+from rr_bench.plan.dense_below import dense_below
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.families import VIDEO_FAMILIES
 from rr_bench.plan.gguf import origin
 from rr_bench.plan.model_facts import (
-    HUB_ID,
     MODEL_VERSION,
     VISION_VERSION,
     Device,
+    model_names,
     read_config,
     resolve_dtype,
     resolve_path,
 )
 from rr_bench.store.cells import cell_key
 from rr_bench.store.fingerprint import model_fingerprint
-from rr_bench.store.redact import stored_path
 from rr_bench.tasks.sources import VIDEO_TASKS, decodes, identity, newline_stop
 
 Spec = TypeVar("Spec")
@@ -193,7 +192,7 @@ def model_facts(settings: RunSettings, device: Device | None = None) -> ModelFac
     dtype = resolve_dtype(settings.dtype, config, device)
     file = origin(path)
     fingerprint = model_fingerprint(path) if file is None else file.sha256
-    name, stored = _model_names(settings.model.path, path, fingerprint)
+    name, stored = model_names(settings.model.path, path, fingerprint)
     return ModelFacts(settings.model.name or name, path, stored, config, fingerprint, dtype, device)
 
 
@@ -203,16 +202,6 @@ def keep_policy(setting: Any, method: MethodSpec) -> KeepPolicy:
         return NO_KEEP
     named = {"paper": method.cls.paper_keep, "equal": EQUAL_KEEP, "none": NO_KEEP}
     return named[setting] if isinstance(setting, str) else KeepPolicy(**setting)
-
-
-def _model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
-    """Name in tables, path in records: hub id, path in the repository, or a folder's name and hash."""
-    if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
-        return given.rpartition("/")[2], given
-    if (file := origin(path)) is not None:
-        return Path(file.file).stem, f"{file.file}@{fingerprint[:12]}"
-    stored = stored_path(path)
-    return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"
 
 
 def _expand(entries: list[Any], expand: Callable[[Any], list[Spec]], problems: list[str]) -> list[Spec]:
@@ -245,7 +234,7 @@ def _run_settings(settings: RunSettings, model: ModelFacts) -> dict[str, Any]:
         "device": device.kind if device.capability is None else f"{device.kind} {device.capability}",
         "seed": settings.seed,
         "decode": settings.decode,
-        "versions": {"executor": EXECUTOR_VERSION, "model": MODEL_VERSION},
+        "versions": {"executor": attention.VERSION, "model": MODEL_VERSION},
     }
 
 
@@ -268,12 +257,14 @@ def _method_settings(
 ) -> tuple[KeepPolicy, dict[str, Any]]:
     """The always-kept blocks, and the part of the key that a method decides."""
     keep = keep_policy(settings.keep, method)
-    backend = backend_for(settings.backend, model.device.kind, model.device.capability, model.dtype)
+    backend = attention.backend_for(
+        settings.backend, model.device.kind, model.device.capability, model.dtype
+    )
     return keep, {
         "method": method.identity,
         "keep": None if method.dense else dict(vars(keep)),
         "backend": None if method.dense else backend,
-        "dense_below": 0 if method.dense else settings.dense_below,
+        "dense_below": dense_below(settings, model.config, model.device, method),
         "versions": {"method": method.cls.version},
     }
 

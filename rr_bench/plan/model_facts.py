@@ -12,7 +12,8 @@ from typing import Any
 from rr_bench import CONF, ROOT
 from rr_bench.plan.errors import CheckpointError
 from rr_bench.plan.families import FULL, LEARNED_POSITIONS, native_positions, unsupported
-from rr_bench.plan.gguf import converted, find_gguf
+from rr_bench.plan.gguf import converted, find_gguf, origin
+from rr_bench.store.redact import stored_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -207,3 +208,13 @@ def check_length(length: int, config: Mapping[str, Any], allow_extrapolation: bo
             f"lengths={length} is beyond the model's {limit} positions (max_position_embeddings); "
             "leave it out, or set model.allow_extrapolation=true to run it all the same"
         )
+
+
+def model_names(given: str, path: Path, fingerprint: str) -> tuple[str, str]:
+    """Name in tables, path in records: hub id, path in the repository, or a folder's name and hash."""
+    if HUB_ID.fullmatch(given) and path.parent.name == "snapshots":
+        return given.rpartition("/")[2], given
+    if (file := origin(path)) is not None:
+        return Path(file.file).stem, f"{file.file}@{fingerprint[:12]}"
+    stored = stored_path(path)
+    return path.name, stored if "/" in stored else f"{stored}@{fingerprint[:12]}"

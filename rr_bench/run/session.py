@@ -87,7 +87,10 @@ class Session:
             torch.cuda.empty_cache()
         self.lm.newline_stop = cell.settings["newline_stop"]
         self.lm.prefill = SparsePrefill(
-            cell.method.build(), cell.keep, self.settings.backend, self.settings.dense_below
+            cell.method.build(),
+            cell.keep,
+            self.settings.backend,
+            cell.settings.get("dense_below", 0),
         )
         if self.videos is not None:
             self.videos.lm.prefill = self.lm.prefill
