@@ -131,9 +131,6 @@ def test_chunk_rows_do_not_change_the_scores(keys):
         ("top_p", 0.6, "0|01|012|013"),
         ("relative", 0.5, "0|01|012|0123"),
         ("relative", 0.4, "0|01|012|013"),
-        ("absolute", 0.4, "0|01|02|013"),
-        ("absolute", 0.6, "0|01|012|013"),
-        ("absolute", 0.7, "0|01|012|0123"),
     ],
 )
 def test_rules_by_hand(selector, tau, wanted):
@@ -152,29 +149,15 @@ def test_a_threshold_keeps_what_reaches_it():
 def test_a_row_without_a_sample_keeps_nothing_for_itself():
     # Stride 64, offset 32: the one query of row 1 is not sampled.
     query, key, _ = tensors(Case(129, 129))
-    for selector in ("top_p", "relative", "absolute"):
+    for selector in ("top_p", "relative"):
         method = RRPlus(tau=0.99, stride=64, offset=32, selector=selector)
         assert lists(method.select(query, key, scale=0.2, layer=0, keep=NO_KEEP)) == "0|"
-
-
-def test_a_floor_of_mass_adds_the_blocks_of_the_sum():
-    query, key, _ = tensors(Case(1500, 1500, group=2))
-    options = {"scale": 0.3, "layer": 0, "keep": NO_KEEP}
-
-    def choose(**settings):
-        return RRPlus(**settings).select(query, key, **options).to_map()
-
-    union = choose(tau=0.3) | choose(tau=0.6, over_samples="sum")
-    assert torch.equal(choose(tau=0.3, floor=0.6), union)
-    assert not torch.equal(choose(tau=0.3), union)
-    assert bool(choose(tau=0.3, floor=1.0).sum() == 2 * 12 * 13 / 2)
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"tau": 0}, r"tau=0 is not in \(0, 1\]"),
-        ({"floor": 1.5}, r"floor=1.5 is not in \[0, 1\]"),
         ({"spread": -1.0}, "spread=-1.0 is negative"),
         ({"stride": 5}, "stride=5 is not one of 4, 8"),
         ({"keys": "best"}, "keys='best' is not one of mean, spread, exact, largest"),
