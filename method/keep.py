@@ -29,6 +29,10 @@ class KeepPolicy:
     diagonal: bool = True
     last_row: bool = False
 
+    def __str__(self) -> str:
+        """What is kept, or "none"."""
+        return "+".join(name for name, on in vars(self).items() if on) or "none"
+
     def columns(self, q_len: int, k_len: int, device: torch.device | str = "cpu") -> Tensor:
         """Sink and diagonal only: bool ``[rows, columns]``. The part a selector counts as mass."""
         visible = visible_blocks(q_len, k_len, device)[:, None]

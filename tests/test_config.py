@@ -89,6 +89,9 @@ def test_misspelt_keys_name_the_nearest(changes, hint):
         ({"keep": "papr"}, "did you mean 'paper'"),
         ({"keep": {"sinks": True}}, "did you mean 'sink'"),
         ({"keep": {"sink": 3}}, "keep.sink=3"),
+        ({"keep": ["none", "papr"]}, "did you mean 'paper'"),
+        ({"keep": []}, r"keep=\[\]"),
+        ({"keep": ["none"], "verb": "search"}, "verb=search takes one rule"),
         ({"model": {"path": "???"}}, r"model\.path is not set"),
         ({"out": "???"}, "out is not set"),
         ({"latency": {"levels": ["kernel"]}}, "unknown level 'kernel'"),
@@ -106,7 +109,9 @@ def test_impossible_values_name_the_setting(changes, words):
 
 
 def test_keep_may_be_spelt_out():
-    assert settings(keep={"sink": True, "last_row": False}).keep == {"sink": True, "last_row": False}
+    rule = {"sink": True, "last_row": False}
+    assert settings(keep=rule).keep == rule
+    assert settings(keep=["paper", rule]).keep == ["paper", rule]
 
 
 def test_a_list_value_expands_to_a_grid_in_order():

@@ -103,6 +103,18 @@ def test_what_changes_the_key_and_what_does_not(planned):
         assert {i for i, (a, b) in pairs if a == b} == dense, change
 
 
+def test_several_rules_of_kept_blocks_are_the_cells_of_each_once(planned):
+    def keys(keep) -> set[str]:
+        cells = make_plan(replace(planned, keep=keep)).cells
+        assert len({cell.label for cell in cells}) == len(cells)
+        return {cell_key(cell.settings) for cell in cells}
+
+    # RRAttention's own rule is the equal one.
+    rules = ["paper", "none", "equal"]
+    assert keys(rules) == keys("paper") | keys("none") | keys("equal")
+    assert len(keys(rules)) < len(keys("paper")) + len(keys("none")) + len(keys("equal"))
+
+
 def test_decoding_together_changes_the_keys_of_what_is_decoded(planned):
     tasks = ["json_kv", "recall_prefill"]
     alone, together = (

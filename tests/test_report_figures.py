@@ -19,6 +19,7 @@ from rr_bench.report.series import (
     control_bases,
     control_lines,
     density_lines,
+    keep_bases,
     line_of,
     main_lines,
     spread,
@@ -86,6 +87,21 @@ def test_every_control_stands_below_its_base_however_many_there_are() -> None:
     drawn = {name: base for names in figures for name, base in control_bases(names).items()}
     assert drawn == control_bases(labels)
     assert row_labels(figures[0], control_bases(figures[0]))[:3] == ["rr (tau=0)", "a=1", "a=2"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rules_of_kept_blocks_have_figures_of_their_own(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 1.0])
+    for sink, last_row in ((True, True), (True, False), (False, False)):
+        keep = {"sink": sink, "diagonal": False, "last_row": last_row}
+        write_cell(tmp_path, RR, [1.0, 0.5], density=0.5, keep=keep)
+    report = write_report(tmp_path, pdf=False)
+    assert "ablation-keep-rr-json_kv.png" in {path.name for path in report.paths}
+    points = sorted(report.frame["point"].dropna().unique(), key=len)[-3:]
+    none, sink, both = points
+    bases = keep_bases([*points, "streaming, keep none"])
+    assert bases == {sink: both, none: both} and list(bases) == [sink, none]
+    assert row_labels(points, bases) == ["keep none", "keep sink", "rr, keep sink+last_row (tau=0.95)"]
 
 
 def test_more_lines_than_one_figure_holds_go_on_in_the_next() -> None:

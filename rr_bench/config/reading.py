@@ -76,11 +76,11 @@ def _check_keys(plain: Mapping[Any, Any], keys: list[str], prefix: str) -> None:
 
 
 def _check_members(plain: Mapping[Any, Any], prefix: str = "") -> None:
-    """Lists hold plain values, those of methods apart; OmegaConf lets lists inside of them pass."""
+    """Lists hold plain values, those of methods and of kept blocks apart, which have their readers."""
     for name, value in plain.items():
         if isinstance(value, Mapping):
             _check_members(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and not str(name).endswith("methods"):
+        elif isinstance(value, list) and not str(name).endswith(("methods", "keep")):
             for member in value:
                 if member is None or isinstance(member, list | Mapping):
                     raise ConfigError(f"{prefix}{name} holds {str(member)[:80]}: plain values only")
@@ -143,6 +143,8 @@ def _check_values(settings: RunSettings) -> None:
         raise ConfigError(f"decode={settings.decode}: {nearest(settings.decode, DECODERS)}")
     _check_together(settings)
     check_keep(settings.keep)
+    if isinstance(settings.keep, list) and settings.verb not in ("run", "diagnose"):
+        raise ConfigError(f"keep={settings.keep}: verb={settings.verb} takes one rule")
     check_latency(settings.latency)
 
 
@@ -199,8 +201,11 @@ def parse_slice(text: str) -> tuple[int, int]:
 
 
 def check_keep(keep: Any) -> None:
-    """Accept a policy's name, or a mapping of its three switches."""
-    if isinstance(keep, Mapping):
+    """Accept a policy's name, a mapping of its three switches, or a list of those."""
+    if isinstance(keep, list) and keep and not any(isinstance(one, list) for one in keep):
+        for one in keep:
+            check_keep(one)
+    elif isinstance(keep, Mapping):
         for name, value in keep.items():
             if name not in KEEP_FIELDS:
                 raise ConfigError(f"keep.{name} is unknown: {nearest(str(name), KEEP_FIELDS)}")

@@ -82,7 +82,7 @@ class RunSettings:
     keep: Any = setting(
         "paper",
         "blocks that are always computed: paper (each method's own), equal (the same for all), none, "
-        "or {sink: .., diagonal: .., last_row: ..}",
+        "or {sink: .., diagonal: .., last_row: ..}; a list makes a grid",
         key=True,
     )
     backend: str = setting(

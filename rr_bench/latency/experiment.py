@@ -28,9 +28,10 @@ from rr_bench.latency.inputs import Captured, Inputs, Shape, random_inputs
 from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, selection_rows
 from rr_bench.latency.prefills import Forward, both_rows, host_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
-from rr_bench.plan.cells import ModelFacts, keep_policy, model_facts
+from rr_bench.plan.cells import ModelFacts, model_facts
 from rr_bench.plan.dense_below import record_crossovers
 from rr_bench.plan.device import resolve_device
+from rr_bench.plan.keeps import keep_policy
 from rr_bench.plan.model_facts import CheckpointError, Device
 from rr_bench.report import write_report
 from rr_bench.run.console import Console

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from method import attention
-from method.keep import EQUAL_KEEP, NO_KEEP, KeepPolicy
+from method.keep import KeepPolicy
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.reading import parse_slice
 from rr_bench.config.registry import MethodSpec, TaskSpec, expand_method, expand_task
@@ -23,6 +23,7 @@ from rr_bench.plan.dense_below import dense_below
 from rr_bench.plan.device import resolve_device
 from rr_bench.plan.families import VIDEO_FAMILIES
 from rr_bench.plan.gguf import origin
+from rr_bench.plan.keeps import keep_policies
 from rr_bench.plan.model_facts import (
     MODEL_VERSION,
     VISION_VERSION,
@@ -78,6 +79,7 @@ class Cell:
         settings: what the key hashes.
         model: the model it runs on.
         keep: the always-kept blocks.
+        note: what tells it from cells of the same label.
     """
 
     method: MethodSpec
@@ -86,11 +88,12 @@ class Cell:
     settings: dict[str, Any]
     model: ModelFacts
     keep: KeepPolicy
+    note: str = ""
 
     @property
     def label(self) -> str:
         """Readable name of the cell."""
-        return f"{self.model.name} {self.task.name} {self.length} {self.method.label}"
+        return f"{self.model.name} {self.task.name} {self.length} {self.method.label}{self.note}"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -139,7 +142,11 @@ def make_plan(settings: RunSettings, device: Device | None = None) -> Plan:
     _check_distinct(methods, "methods", lambda spec: f"{spec.label} {spec.identity}")
     _check_distinct(tasks, "tasks", lambda spec: spec.name)
     methods.sort(key=lambda spec: not spec.dense)
-    of_method = [_method_settings(settings, plan.model, method) for method in methods]
+    of_method = [
+        (method, keep, _method_settings(settings, plan.model, method, keep))
+        for method in methods
+        for keep in keep_policies(settings.keep, method)
+    ]
     of_run = _run_settings(settings, plan.model)
     if not plan.model.video:
         blind = [task.name for task in tasks if task.name in VIDEO_TASKS]
@@ -152,9 +159,10 @@ def make_plan(settings: RunSettings, device: Device | None = None) -> Plan:
             except (ValueError, OSError) as error:
                 plan.problems.append(f"{task.name} at lengths={length}: {error}")
                 continue
-            for method, (keep, own) in zip(methods, of_method, strict=True):
+            for method, keep, own in of_method:
                 identity = _merged(of_run, of_task, own)
-                plan.cells.append(Cell(method, task, length, identity, plan.model, keep))
+                note = f" keep {keep}" if isinstance(settings.keep, list) and not method.dense else ""
+                plan.cells.append(Cell(method, task, length, identity, plan.model, keep, note))
     if settings.slice is not None:
         # Every n-th cell, so that each slice gets its share of the long lengths.
         index, count = parse_slice(settings.slice)
@@ -194,14 +202,6 @@ def model_facts(settings: RunSettings, device: Device | None = None) -> ModelFac
     fingerprint = model_fingerprint(path) if file is None else file.sha256
     name, stored = model_names(settings.model.path, path, fingerprint)
     return ModelFacts(settings.model.name or name, path, stored, config, fingerprint, dtype, device)
-
-
-def keep_policy(setting: Any, method: MethodSpec) -> KeepPolicy:
-    """The always-kept blocks that ``keep`` means for a method; the dense baseline needs none."""
-    if method.dense:
-        return NO_KEEP
-    named = {"paper": method.cls.paper_keep, "equal": EQUAL_KEEP, "none": NO_KEEP}
-    return named[setting] if isinstance(setting, str) else KeepPolicy(**setting)
 
 
 def _expand(entries: list[Any], expand: Callable[[Any], list[Spec]], problems: list[str]) -> list[Spec]:
@@ -253,14 +253,13 @@ def _task_settings(settings: RunSettings, task: TaskSpec, length: int) -> dict[s
 
 
 def _method_settings(
-    settings: RunSettings, model: ModelFacts, method: MethodSpec
-) -> tuple[KeepPolicy, dict[str, Any]]:
-    """The always-kept blocks, and the part of the key that a method decides."""
-    keep = keep_policy(settings.keep, method)
+    settings: RunSettings, model: ModelFacts, method: MethodSpec, keep: KeepPolicy
+) -> dict[str, Any]:
+    """The part of the key that a method decides."""
     backend = attention.backend_for(
         settings.backend, model.device.kind, model.device.capability, model.dtype
     )
-    return keep, {
+    return {
         "method": method.identity,
         "keep": None if method.dense else dict(vars(keep)),
         "backend": None if method.dense else backend,

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rr_bench.report.drawing import Album, add_below, file_name, new_figure, part_suffix, some_lengths
-from rr_bench.report.series import control_bases, control_lines, density_of
+from rr_bench.report.series import control_bases, control_lines, density_of, keep_bases
 from rr_bench.report.style import length_label, method_styles, split_label
 
 _ROW = 0.2
@@ -44,13 +44,29 @@ def draw_ablations(rows: pd.DataFrame, album: Album, suffix: str) -> None:
             taken[stem] = taken.get(stem, 0) + 1
             part = part_suffix(taken[stem] - 1)
             album.add(ablation(own[own["task"] == task], names, str(task)), f"{stem}{part}{suffix}")
+    _draw_keeps(rows, album, suffix)
+
+
+def _draw_keeps(rows: pd.DataFrame, album: Album, suffix: str) -> None:
+    """Draw ``ablation-keep-<method>-<task>`` of what was run under several rules of kept blocks."""
+    groups: dict[str, list[str]] = {}
+    for label, base in keep_bases(rows["point"].astype(str).unique()).items():
+        groups.setdefault(base, [base]).append(label)
+    taken: dict[str, int] = {}
+    for base, names in groups.items():
+        for task, own in rows[rows["point"].isin(names)].groupby("task"):
+            stem = f"ablation-keep-{file_name(split_label(base)[0])}-{file_name(str(task))}"
+            taken[stem] = taken.get(stem, 0) + 1
+            part = part_suffix(taken[stem] - 1)
+            album.add(ablation(own, names, str(task)), f"{stem}{part}{suffix}")
 
 
 def ablation(rows: pd.DataFrame, names: Sequence[str], task: str) -> Figure:
     """A row per variant, a panel per length, dots with intervals; dashed is the base of each group."""
     lengths = some_lengths(sorted(int(length) for length in rows["length"].unique()))
     shown = [name for name in names if (rows["point"] == name).any()]
-    bases = {name: base for name, base in control_bases(names).items() if base in shown}
+    bases = control_bases(names) | keep_bases(names)
+    bases = {name: base for name, base in bases.items() if base in shown}
     labels = [_wrapped(label) for label in row_labels(shown, bases)]
     heights = np.array([0.12 * label.count("\n") + _ROW for label in labels])
     ends = np.cumsum(heights)
@@ -91,8 +107,9 @@ def row_labels(names: Sequence[str], bases: Mapping[str, str]) -> list[str]:
     for label in names:
         name, settings, rest = split_label(label)
         if label in bases:
-            _, common, _ = split_label(bases[label])
+            _, common, same = split_label(bases[label])
             told = [f"{key}={value}" for key, value in settings.items() if common.get(key) != value]
+            told += [rest.removeprefix(", ")] if rest != same else []
             labels.append(" ".join(told))
         else:
             inside = ", ".join(f"{key}={value}" for key, value in settings.items())

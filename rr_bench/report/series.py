@@ -91,6 +91,23 @@ def control_bases(labels: Iterable[str]) -> dict[str, str]:
     return bases
 
 
+def keep_bases(labels: Iterable[str]) -> dict[str, str]:
+    """Labels that differ in their always-kept blocks alone, and of each group what keeps the most."""
+    groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for label in labels:
+        name, settings, rest = split_label(label)
+        told = re.search(r", keep ([^,]+)", rest)
+        if told:
+            kept = 0 if told[1] == "none" else len(told[1].split("+"))
+            same = name, str(settings), rest.replace(told[0], "")
+            groups.setdefault(same, []).append((kept, label))
+    bases = {}
+    for group in groups.values():
+        base = max(group, key=lambda one: one[0])[1]
+        bases |= {label: base for _, label in sorted(group, reverse=True) if label != base}
+    return bases
+
+
 def main_lines(lengths: Mapping[str, Collection[int]]) -> list[list[str]]:
     """The labels that figures by length show, one list per figure.
 

@@ -19,7 +19,8 @@ from method.base import Knob
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.registry import MethodSpec, expand_method
 from rr_bench.config.schema import RunSettings
-from rr_bench.plan.cells import Plan, keep_policy, make_plan
+from rr_bench.plan.cells import Plan, make_plan
+from rr_bench.plan.keeps import keep_policy
 from rr_bench.plan.model_facts import CheckpointError
 from rr_bench.run.console import Console
 from rr_bench.run.errors import describe
