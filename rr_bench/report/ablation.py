@@ -1,4 +1,4 @@
-"""What one setting of a method does: each control beside the method that it varies.
+"""What one setting of a method does, or its always-kept blocks: each control beside what it varies.
 
 The variants have one colour, so they are rows of a panel, named beside it, instead of lines.
 """

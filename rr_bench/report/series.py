@@ -5,7 +5,8 @@ alone. Labels name the knob and whatever differs from the method's file, so the 
 method is its published setting, and the others vary it. Up to :data:`MOST` sparse labels, a figure
 shows every one. Beyond that:
 
-- *controls*, labels that vary another one in settings beside the knob, have figures of their own;
+- *controls*, labels that vary another one in settings beside the knob or in the always-kept blocks,
+  have figures of their own;
 - figures by length leave out labels measured at fewer than half of the lengths, such as calibrated
   ones, and go on in further figures of at most :data:`MOST` lines;
 - figures against density show lines, in further figures too.
@@ -117,7 +118,7 @@ def main_lines(lengths: Mapping[str, Collection[int]]) -> list[list[str]]:
     labels = list(lengths)
     if len(labels) <= MOST:
         return [labels]
-    bases = control_bases(labels)
+    bases = control_bases(labels) | keep_bases(labels)
     every = {length for found in lengths.values() for length in found}
     often = [label for label in labels if label not in bases and 2 * len(lengths[label]) >= len(every)]
     return parts(often or labels)
@@ -165,7 +166,7 @@ def density_lines(lines: Mapping[str, str]) -> list[list[str]]:
         lines: labels in the order of the legend, and the line that each is a point of.
     """
     names = list(dict.fromkeys(lines.values()))
-    bases = control_bases(names) if len(names) > MOST else {}
+    bases = control_bases(names) | keep_bases(names) if len(names) > MOST else {}
     return [
         [label for label, line in lines.items() if line in part]
         for part in parts([name for name in names if name not in bases])
