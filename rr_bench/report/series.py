@@ -83,7 +83,7 @@ def control_bases(labels: Iterable[str]) -> dict[str, str]:
     labelled: dict[tuple[str, frozenset[tuple[str, str]], str], str] = {}
     for label, (name, settings, rest) in parts.items():
         labelled.setdefault((name, frozenset(settings.items()), rest), label)
-    bases = {}
+    bases: dict[str, str] = {}
     for label, (name, settings, rest) in parts.items():
         common = {key: value for key, value in settings.items() if key in shared[name, rest]}
         same = labelled.get((name, frozenset(common.items()), rest))
@@ -102,7 +102,7 @@ def keep_bases(labels: Iterable[str]) -> dict[str, str]:
             kept = 0 if told[1] == "none" else len(told[1].split("+"))
             same = name, str(settings), rest.replace(told[0], "")
             groups.setdefault(same, []).append((kept, label))
-    bases = {}
+    bases: dict[str, str] = {}
     for group in groups.values():
         base = max(group, key=lambda one: one[0])[1]
         bases |= {label: base for _, label in sorted(group, reverse=True) if label != base}
