@@ -117,7 +117,7 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
     helmet = write_helmet(summary, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
     texts += [f"{table.title}\n{tabulated(table.text(), 'simple')}" for table in diagnosed]
-    page = summary_page(summary, folder, helmet.table, helmet.notes)
+    page = summary_page(summary, folder, helmet.table, helmet.notes, helmet.papers)
     frame = select(summary.frame, keys)
     text = "\n\n".join(filter(None, texts))
     return _Part([*paths, *helmet.paths], text, list(summary.problems), frame, page)

@@ -18,6 +18,7 @@ from rr_bench.report.category_bars import draw_category_figures
 from rr_bench.report.drawing import Album
 from rr_bench.report.helmet_tables import helmet_tables
 from rr_bench.report.paper import paper_lines
+from rr_bench.report.table import Table
 from rr_bench.report.tables import Summary
 from rr_bench.store.jsonl import StoreError, read_json
 
@@ -41,12 +42,14 @@ class HelmetReport(NamedTuple):
         text: what a terminal shows.
         notes: what to know of the data.
         table: the categories as text columns.
+        papers: the papers' tables and recovery by column.
     """
 
     paths: list[Path]
     text: str
     notes: list[str]
     table: pd.DataFrame
+    papers: list[Table]
 
 
 def write_helmet(summary: Summary, folder: Path, album: Album) -> HelmetReport:
@@ -59,7 +62,7 @@ def write_helmet(summary: Summary, folder: Path, album: Album) -> HelmetReport:
     """
     cells = summary.cells
     if not applies(cells):
-        return HelmetReport([], "", [], pd.DataFrame())
+        return HelmetReport([], "", [], pd.DataFrame(), [])
     frame = category_frame(cells)
     table = category_table(frame)
     notes = data_notes(cells) + unplanned(folder)
@@ -72,10 +75,11 @@ def write_helmet(summary: Summary, folder: Path, album: Album) -> HelmetReport:
     if notes:
         parts += ["## Data", "", *(f"- {note}" for note in notes), ""]
     paths[1].write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    paths += [path for one in helmet_tables(frame, summary) for path in one.write(folder / "tables")]
+    papers = helmet_tables(frame, summary)
+    paths += [path for one in papers for path in one.write(folder / "tables")]
     draw_category_figures(frame, album)
     lines = ["HELMET categories (k/n: incomplete)", category_text(table)]
-    return HelmetReport(paths, "\n".join(lines), notes, table)
+    return HelmetReport(paths, "\n".join(lines), notes, table, papers)
 
 
 def unplanned(folder: Path) -> list[str]:

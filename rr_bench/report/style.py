@@ -68,7 +68,7 @@ _FAMILY = {
 _SECOND = ("minference_native", "flexprefill_no_minimum")
 """Methods that share another one's colour: dashed and hollow where that one is not."""
 # Of Tol's muted scheme (2021) those unlike the ones above, and more; every other method has one.
-_SPARE = ("#117733", "#8C6D31", "#AA4499", "#6699CC", "#661100", "#C0A040")
+_SPARE = ("#117733", "#8C6D31", "#AA4499", "#661100", "#C0A040")
 _SPARE_MARKERS = ("H", "8", "s", "^", "D", "v")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _FILLS = ("full", "none", "left", "top", "right", "bottom")

@@ -103,7 +103,11 @@ class Page:
 
 
 def summary_page(
-    summary: Summary, folder: Path, categories: pd.DataFrame, notes: Sequence[str]
+    summary: Summary,
+    folder: Path,
+    categories: pd.DataFrame,
+    notes: Sequence[str],
+    papers: Sequence[Table] = (),
 ) -> Page:
     """The page of a store, without figures.
 
@@ -112,6 +116,7 @@ def summary_page(
         folder: the store.
         categories: HELMET's categories as text columns; no columns if there are none.
         notes: what else is to be known of the data.
+        papers: HELMET's columns as papers print them.
     """
     cells = cell_table(summary.frame).assign(verdict=summary.frame["verdict"].fillna(UNDEFINED))
     samples = sum(len(cell.samples) for cell in summary.cells)
@@ -119,6 +124,7 @@ def summary_page(
     records = [cell.env for cell in summary.cells]
     tables = [own_table(table) for table in score_tables(summary)]
     found = len(tables) > 0
+    tables += [own_table(table) for table in papers]
     if len(categories.columns):
         tables.append(page_table("HELMET categories", categories, link="categories.csv"))
     if len(cells):

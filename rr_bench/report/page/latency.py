@@ -9,7 +9,8 @@ from pathlib import Path
 from rr_bench.report.environment import commands, environment_values
 from rr_bench.report.latency import LEVELS, Latency, density_text, methods_at
 from rr_bench.report.latency_page import DEFINITIONS, latency_records, latency_tables, not_timed
-from rr_bench.report.page.content import Page, count, page_table, terms
+from rr_bench.report.latency_tables import speed_tables
+from rr_bench.report.page.content import Page, count, own_table, page_table, terms
 from rr_bench.report.style import length_label
 
 JUDGED = ("both", "prefill")
@@ -27,7 +28,8 @@ def latency_page(latency: Latency, folder: Path) -> Page:
         subtitle=f"{folder.resolve().name}: {count(len(latency.done), 'timed case')}",
         verdict=list(speedups(latency)) or ["no verdict: no method was timed beside dense attention"],
         tables=[
-            page_table(title, table, link="latency.csv") for title, table in latency_tables(latency)
+            *(own_table(table) for table in speed_tables(latency)),
+            *(page_table(title, table, link="latency.csv") for title, table in latency_tables(latency)),
         ],
         notes=not_timed(latency.frame),
         terms=terms(DEFINITIONS),
