@@ -23,12 +23,19 @@ METHOD = "mean_key"
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> Path:
     """The example's YAML; its modules are importable under the names the text gives them."""
+    package = types.ModuleType("method.ops.key_norms")
+    package.__path__ = [str(tmp_path / "method/ops/key_norms")]
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    # A kernel's text is read from its file when it is compiled, so the package lies in a folder.
+    for name, text in FILES.items():
+        if name.startswith("method/"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding="utf-8")
     for name in ("method/ops/key_norms/torch.py", f"method/{METHOD}.py"):
         module = types.ModuleType(name.removesuffix(".py").replace("/", "."))
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(FILES[name], name, "exec"), module.__dict__)
+        exec(compile(FILES[name], str(tmp_path / name), "exec"), module.__dict__)
     path = tmp_path / f"method/{METHOD}.yaml"
-    path.parent.mkdir()
     path.write_text(FILES[f"conf/method/{METHOD}.yaml"])
     return path
 

@@ -77,6 +77,8 @@ def dense_attention(name: str, query: Tensor, key: Tensor, value: Tensor) -> Den
         major = torch.cuda.get_device_capability(query.device)[0]
         if major < 9 or (name == "fa3" and major > 9):
             raise Absent(f"does not run on a device of compute capability {major}")
+        if query.dtype not in (torch.bfloat16, torch.float16):
+            raise Absent(f"takes 16-bit floats only; the inputs are {query.dtype}")
         return by_token(packaged(name))
     backend, usable = PYTORCH[name]
     gqa = query.shape[1] != key.shape[1]
