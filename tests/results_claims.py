@@ -18,6 +18,8 @@ from tests.source import ROOT
 README = "README.md"
 QWEN = "results/qwen25_coder_15b"
 VIDEO = "results/video_probe"
+H100 = "results/latency_h100"
+H200 = "results/latency_h200"
 K = 1024
 LENGTHS = (4 * K, 8 * K, 16 * K, 32 * K)
 LINES = {
@@ -39,7 +41,7 @@ VIDEO_LINES = LINES | {
     ),
 }
 CONSTANTS = re.compile(
-    r"Qwen2\.5-Coder-1\.5B-Instruct|two H100|One H200|\bτ 0\.\d+|\bLlama-3\.1-8B|Qwen2\.5-7B|"
+    r"Qwen2\.5-Coder-1\.5B-Instruct|two H100|One H100|an H200|\bτ 0\.\d+|\bLlama-3\.1-8B|Qwen2\.5-7B|"
     r"32 query and 8 KV heads of 128, bf16, batch 1|\b\d+K\b|FlashAttention-\d|stride 8|"
     r"density 0\.2 / 0\.35 / 0\.5|density (0\.35|of 35 %)|at 20, 35 and 50 %|at 35 and 50 %; at 20 %|"
     r"capability 9\.0|2\.4 times as fast at 128K|more than 99 % of the score"
@@ -72,14 +74,16 @@ def at(level: int, line: str, length: int, store: str = f"{QWEN}/equal_density")
 
 
 @cache
-def latency() -> pd.DataFrame:
-    rows = read_latency(ROOT / "results/latency_h200").done
+def latency(store: str) -> pd.DataFrame:
+    rows = read_latency(ROOT / store).done
     return rows[rows["model"] == "llama31_8b"]
 
 
-def timed(level: str, method: str, length: int = 128 * K, **where: object) -> pd.Series:
+def timed(
+    level: str, method: str, length: int = 128 * K, store: str = H100, **where: object
+) -> pd.Series:
     """The one row of a level whose method begins so."""
-    rows = latency()
+    rows = latency(store)
     rows = rows[(rows["level"] == level) & (rows["length"] == length)]
     rows = rows[rows["method"].str.startswith(method)]
     for name, value in where.items():
@@ -88,7 +92,7 @@ def timed(level: str, method: str, length: int = 128 * K, **where: object) -> pd
     return found
 
 
-RR = "rr(tau=0.95, stride=8)"
+RR = "rr(tau=0.95"
 REPLAY = {"inputs": "replay", "density": 0.35}
 
 
@@ -136,32 +140,52 @@ def of_models() -> Iterator[str]:
     yield f"RRAttention keeps {few} where it keeps {real:.0f} % of"
 
 
+def of_beyond() -> Iterator[str]:
+    frame = table(f"{QWEN}/beyond/tables/equal_density.csv").set_index("method")
+    for level in (10, 20):
+        names = [f"at {level} %{end}" for end in ("", " lo", " hi")]
+        value, low, high = frame.loc["rr_plus", names]
+        others = " and ".join(f"{frame.loc[name, names[0]]:.0f}" for name in ("rr", "xattention"))
+        yield f"{value:.0f} % ({low:.0f}–{high:.0f}) at {level} % of the blocks, where"
+        yield f"{others}"
+    yield f"{100 * timed('selection', 'rr_plus(')['of_dense']:.1f} % of FlashAttention-3's time"
+
+
 def of_speed() -> Iterator[str]:
-    both = [timed("both", RR, n, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
-    whole = [timed("prefill", RR, n, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
-    yield f"together are {both[0]:.1f} times as fast at 4K and {both[1]:.1f} times at 128K"
-    yield f"(random weights, a random mask) {whole[0]:.2f} and {whole[1]:.2f} times"
-    dense = timed("attention", "full", backend="dense:cudnn")["tflops"]
+    dense = {name: timed("attention", "full", backend=f"dense:{name}") for name in ("fa3", "cudnn")}
+    yield f"{dense['fa3']['tflops'] / dense['cudnn']['tflops']:.2f} times as fast as cuDNN's at 128K"
+    both = [timed("both", RR, n, **REPLAY)["speedup"] for n in (8 * K, 32 * K, 128 * K)]
+    yield f"are {both[0]:.1f} times as fast at 8K, {both[1]:.1f} at 32K and {both[2]:.1f} at 128K"
     rates = [
         [timed("attention", "mask", backend=end, density=part)["tflops"] for part in (0.2, 0.35, 0.5)]
-        for end in ("hopper", "flex_attention")
+        for end in ("hopper", "fa4", "flex_attention")
     ]
-    own = " / ".join(f"{one / dense:.2f}" for one in rates[0])
-    yield f"| kernel's rate over dense cuDNN's, density 0.2 / 0.35 / 0.5 | {own} |"
-    flex = " / ".join(f"{one / other:.2f}" for one, other in zip(*rates, strict=True))
-    yield f"| kernel's rate over `flex_attention`'s, the same masks | {flex} |"
-    yield f"| {100 * timed('selection', RR)['of_dense']:.2f} % |"
-    names = "xattention(", "flexprefill(", "minference("
-    others = " / ".join(f"{100 * timed('selection', name)['of_dense']:.1f}" for name in names)
-    yield f"| selection of `xattention` / `flexprefill` / `minference` | {others} % |"
-    ends = []
-    for backend in ("dense:cudnn", "dense:fa2"):
-        ms = timed("both", "full", backend=backend)["median_ms"]
-        found = [ms / timed("both", name, **REPLAY)["median_ms"] for name in (RR, "rr(tau=0.9,")]
-        ends.append(f"{min(found):.1f} to {max(found):.1f}")
-    yield f"over cuDNN / FlashAttention-2 | {' / '.join(ends)} |"
-    slow = timed("both", RR, 4 * K, inputs="random")["speedup"]
-    yield f"more than it saves: {slow:.2f} of cuDNN's speed"
+    own = " / ".join(f"{one / dense['fa3']['tflops']:.2f}" for one in rates[0])
+    yield f"| kernel's rate over FlashAttention-3's dense, density 0.2 / 0.35 / 0.5 | {own} |"
+    for name, other in zip(
+        ("FlashAttention-4's block-sparse", "`flex_attention`'s"), rates[1:], strict=True
+    ):
+        ratios = " / ".join(f"{one / two:.2f}" for one, two in zip(rates[0], other, strict=True))
+        yield f"{name}, the same masks | {ratios} |"
+    yield f"| selection of `rr`, stride 8, of FlashAttention-3's time | {_selection(RR)} % |"
+    names = "rr_plus(", "rr_plus_fast(", "xattention(", "flexprefill(", "minference("
+    yield f"`minference` | {' / '.join(map(_selection, names))} % |"
+    ms = timed("both", RR, **REPLAY)["median_ms"]
+    ends = [
+        timed("both", "full", backend=f"dense:{one}")["median_ms"] / ms
+        for one in ("fa3", "cudnn", "fa2")
+    ]
+    yield f"/ FlashAttention-2 | {' / '.join(f'{one:.1f}' for one in ends)} |"
+    slow = timed("both", RR, 8 * K, inputs="random")["speedup"]
+    yield f"more than it saves: {slow:.2f} of the dense speed at 8K"
+    host = timed("host", RR, 8 * K, inputs="random")["median_ms"]
+    yield f"about {1000 * host:.0f} microseconds"
+    whole = [timed("prefill", RR, n, H200, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
+    yield f"(random weights, a random mask) {whole[0]:.2f} and {whole[1]:.2f} times"
+
+
+def _selection(method: str) -> str:
+    return f"{100 * timed('selection', method)['of_dense']:.1f}"
 
 
 def of_qwen() -> Iterator[str]:
@@ -177,6 +201,31 @@ def of_qwen() -> Iterator[str]:
             " / ".join(shown(at(level, line, n), False) for level in (20, 35, 50)) for n in LENGTHS[1:]
         ]
         yield row(name, cells)
+
+
+def of_qwen_beyond() -> Iterator[str]:
+    frame = table(f"{QWEN}/beyond/tables/equal_density.csv").set_index("method")
+    for name, ends in frame.iterrows():
+        cells = []
+        for level in (10, 20, 35):
+            value, low, high = (ends[f"at {level} %{end}"] for end in ("", " lo", " hi"))
+            cells.append("–" if pd.isna(value) else f"{value:.1f} ({low:.1f}–{high:.1f})")
+        best = [cell if name != "rr_plus" or cell == "–" else f"**{cell}**" for cell in cells]
+        yield row(str(name), best)
+    kept = {
+        name: [at(level, name, 16 * K, f"{QWEN}/beyond")["recovery"] for level in (10, 20)]
+        for name in ("rr_plus", "rr", "xattention")
+    }
+    own, rr, other = (f"{one[0]:.0f} and {one[1]:.0f}" for one in kept.values())
+    yield f"it keeps {own} %, RRAttention {rr}, XAttention {other}"
+    frame = table(f"{QWEN}/held_out/tables/headline.csv").set_index("method")
+    found = [frame.loc[frame.index.str.startswith(name)].iloc[0]
+             for name in ("rr_plus(", "rr_plus_fast(", "rr(", "xattention(")]  # fmt: skip
+    own, fast, rr, other = (
+        f"{one['recovery']:.0f}# ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})" for one in found
+    )
+    text = f"`rr_plus` {own}, `rr_plus_fast` {fast}, `rr` {rr}, XAttention {other}"
+    yield text.replace("#", " %", 1).replace("#", "")
 
 
 def of_qwen_helmet() -> Iterator[str]:
@@ -236,7 +285,9 @@ CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "the paper's claims": (README, of_paper),
     "models": (README, of_models),
     "speed": (README, of_speed),
+    "beyond the paper": (README, of_beyond),
     "a language model": (f"{QWEN}/README.md", of_qwen),
+    "beyond": (f"{QWEN}/README.md", of_qwen_beyond),
     "HELMET": (f"{QWEN}/README.md", of_qwen_helmet),
     "video": (f"{VIDEO}/README.md", of_video),
 }
