@@ -1,19 +1,19 @@
 """How long plan, second start and report take on a large fabricated store.
 
 ``python -m tests.bench_store <folder> [--cells 10000] [--samples 100]`` makes the store unless the
-folder holds one, and prints seconds, and the memory of the report, as a row of a Markdown table.
+folder holds one, and prints seconds (in all / on a CPU) and the memory of the report as a row of a
+Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,21 +99,41 @@ class _Silent(Console):
         """Nothing is shown."""
 
 
-def measure(run: Any, out: Path) -> dict[str, float]:
-    """Seconds of plan, second start and report, and GiB of the report's largest process."""
+REPORT = """
+import sys
+from rr_bench.report.__main__ import main
+status = main()
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), file=sys.stderr)
+sys.exit(status)
+"""
+"""A report that says last how many KiB it needed at most."""
+
+
+def measure(run: Any, out: Path) -> dict[str, str]:
+    """Seconds of plan, second start and report, in all and on a CPU, and the MiB of the report."""
     make_plan(replace(run, methods=["full"]))  # what is read once
-    start = time.perf_counter()
-    plan = make_plan(run)
-    found = {"plan": time.perf_counter() - start}
-    start = time.perf_counter()
-    pending = find_pending(run, plan, Store(out), _Silent())
-    found["second start"] = time.perf_counter() - start
+    found: dict[str, str] = {}
+
+    def timed(name: str, do: Callable[[], Any]) -> Any:
+        clocks = time.perf_counter(), _cpu_seconds()
+        made = do()
+        both = time.perf_counter() - clocks[0], _cpu_seconds() - clocks[1]
+        found[name] = " / ".join(f"{seconds:.1f}" for seconds in both)
+        return made
+
+    plan = timed("plan", lambda: make_plan(run))
+    pending = timed("second start", lambda: find_pending(run, plan, Store(out), _Silent()))
     assert not pending, f"{len(pending)} cells are not done"
-    start = time.perf_counter()
-    report = [sys.executable, "-m", "rr_bench.report", str(out)]
-    subprocess.run(report, check=True, stdout=subprocess.DEVNULL, env=os.environ)
-    found["report"] = time.perf_counter() - start
-    return found | {"GiB": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20}
+    report = [sys.executable, "-c", REPORT, str(out)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    done = timed("report", lambda: subprocess.run(report, check=True, **pipes))
+    return found | {"MiB": f"{int(done.stderr.split()[-1]) / 2**10:.0f}"}
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main() -> None:
@@ -127,7 +147,7 @@ def main() -> None:
     if not given.folder.exists():
         write(make_plan(run), given.samples, given.folder)
     found = measure(run, given.folder)
-    row = [f"{given.cells:,} × {given.samples}", *(f"{value:.1f}" for value in found.values())]
+    row = [f"{given.cells:,} × {given.samples}", *found.values()]
     print(f"| {' | '.join(['store', *found])} |\n| {' | '.join(row)} |")
 
 
