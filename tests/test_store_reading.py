@@ -44,6 +44,11 @@ def test_edited_settings_are_noticed(tmp_path: Path) -> None:
         ("cell.json", lambda cell: cell.update(method=[]), "field method"),
         ("env.json", lambda env: env.update(resumed=[1]), "env.json"),
         ("env.json", lambda env: env.update(versions=[]), "env.json"),
+        ("env.json", lambda env: env.pop("device"), "env.json"),
+        ("env.json", dict.clear, "env.json"),
+        ("data.json", lambda data: data.pop("dropped"), "data.json"),
+        ("data.json", dict.clear, "data.json"),
+        ("judged.json", dict.clear, "judged.json"),
         ("data.json", lambda data: data.update(gold_lost={"count": -1}), "data.json"),
         ("data.json", lambda data: data.update(dropped={"empty": 3}), "data.json"),
         ("judged.json", lambda judged: judged["f1"].update(value=1.5), "lies outside 0..1"),
@@ -106,8 +111,8 @@ def test_a_checksum_that_lost_its_name_is_a_damage_too(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("check", "chick").replace("device", "devece"))
     with pytest.raises(StoreError, match="checksum"):
         read_json(path)
-    path.write_text("{}")
-    assert read_json(path) == {}
+    path.write_text('{"device": "cpu"}')
+    assert read_json(path) == {"device": "cpu"}
 
 
 def damage_copy(folder: Path) -> None:

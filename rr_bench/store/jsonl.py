@@ -160,9 +160,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST:
         raise StoreError(f"{path}: larger than {LARGEST >> 20} MiB, which is nothing that a run wrote")
     try:
-        data = unsealed(json_object(decoded(path.read_bytes(), str(path)), str(path)))
+        found = json_object(decoded(path.read_bytes(), str(path)), str(path))
     except RecordError as error:
         raise StoreError(str(error)) from error
+    if not found:
+        raise StoreError(f"{path}: an empty object, which is nothing that a run wrote")
+    data = unsealed(found)
     if data is None:
         raise StoreError(f"{path}: the content does not fit its checksum; it was edited or damaged")
     return data

@@ -45,6 +45,8 @@ def check_environment(env: Mapping[str, Any], where: str) -> None:
     Raises:
         StoreError: sessions or versions are nothing that a run wrote.
     """
+    if env and not all(isinstance(env.get(name), str) for name in ("device", "time")):
+        raise StoreError(f"{where}: env.json must name `device` and `time`")
     later = env.get("resumed", [])
     sessions = [env, *later] if isinstance(later, list) else [None]
     if not all(isinstance(one, Mapping) and _mapping(one.get("versions", {})) for one in sessions):
@@ -60,7 +62,7 @@ def check_data(data: Mapping[str, Any] | None, where: str) -> None:
     if data is None:
         return
     lost = data.get("gold_lost", {})
-    groups = [data.get(kind, {}) for kind in ("dropped", "flagged")]
+    groups = [data.get("dropped"), data.get("flagged", {})]
     if not (
         _mapping(lost) and _count(lost.get("count", 0)) and _mapping(data.get("unknown_fields", {}))
     ):
