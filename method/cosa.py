@@ -12,7 +12,7 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import antidiagonal_peaks
-from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,8 @@ class CoSA(Method):
     def __post_init__(self) -> None:
         if not 0 < self.topp <= 1:
             raise ValueError(f"cosa: topp={self.topp} is not in (0, 1], the share of offers to keep")
-        if self.stride not in STRIDES:
-            raise ValueError(
-                f"cosa: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
-                f"(divisors of the block, {BLOCK})"
-            )
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"cosa: estimator={self.estimator!r} is not one of {', '.join(ESTIMATORS)}"
-            )
+        check_stride("cosa", self.stride)
+        check_choices("cosa", self, estimator=ESTIMATORS)
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -14,7 +14,7 @@ from method.base import Knob, Method
 from method.blocks import BlockMask, causal_map, visible_blocks
 from method.keep import KeepPolicy
 from method.ops.block_energy.torch import block_energies
-from method.ops.checks import ESTIMATORS, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, uses_triton
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ class FlashPrefill(Method):
         for name in ("sink", "window", "last_rows", "min_budget"):
             if getattr(self, name) < 0:
                 raise ValueError(f"flashprefill: {name}={getattr(self, name)} is negative")
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"flashprefill: estimator={self.estimator!r} is not one of {', '.join(ESTIMATORS)}"
-            )
+        check_choices("flashprefill", self, estimator=ESTIMATORS)
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -12,7 +12,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask, causal_map, num_blocks, visible_blocks
 from method.keep import KeepPolicy
-from method.ops.checks import ESTIMATORS, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, uses_triton
 from method.ops.pooled.torch import block_means, pooled_map, pooled_map_triton
 from method.ops.vertical_slash.selection import (
     line_mask,
@@ -95,10 +95,7 @@ class FlexPrefill(Method):
             raise ValueError(
                 f"flexprefill: max_budget={self.max_budget} is below min_budget={self.min_budget}"
             )
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"flexprefill: estimator={self.estimator!r} is not one of {', '.join(ESTIMATORS)}"
-            )
+        check_choices("flexprefill", self, estimator=ESTIMATORS)
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -13,7 +13,7 @@ from torch import Tensor
 from method.base import Knob, Method
 from method.blocks import BlockMask, num_blocks
 from method.keep import NO_KEEP, KeepPolicy
-from method.ops.checks import ESTIMATORS, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, uses_triton
 from method.ops.vertical_slash.head_patterns import (
     A_SHAPE,
     BLOCKS,
@@ -103,11 +103,7 @@ class MInference(Method):
                 f"minference: vertical_size={self.vertical_size}, slash_size={self.slash_size} and "
                 f"dense_layers={self.dense_layers} are at least 0, ratio={self.ratio} is above 0"
             )
-        for name, allowed in (("variant", VARIANTS), ("estimator", ESTIMATORS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"minference: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
+        check_choices("minference", self, variant=VARIANTS, estimator=ESTIMATORS)
         for layer, entry in enumerate(self._table):
             check_patterns(entry, f"{_SETTING}={self.patterns}, layer {layer}")
 

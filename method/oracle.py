@@ -12,7 +12,7 @@ from method.base import Knob, Method
 from method.blocks import BlockMask
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import REDUCTIONS, antidiagonal_scores
-from method.ops.checks import ESTIMATORS, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, uses_triton
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 
@@ -53,15 +53,7 @@ class Oracle(Method):
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise ValueError(f"oracle: tau={self.tau} is not in (0, 1], the share of mass to keep")
-        for name, allowed in (
-            ("reduction", REDUCTIONS),
-            ("selector", SELECTORS),
-            ("estimator", ESTIMATORS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"oracle: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
+        check_choices("oracle", self, reduction=REDUCTIONS, selector=SELECTORS, estimator=ESTIMATORS)
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

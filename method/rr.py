@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from method.base import Knob, Method
-from method.blocks import BLOCK, BlockMask
+from method.blocks import BlockMask
 from method.keep import RR_KEEP, KeepPolicy
-from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
 from method.ops.rr_scores.torch import OFFSETS, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
@@ -77,19 +77,10 @@ class RRAttention(Method):
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise ValueError(f"rr: tau={self.tau} is not in (0, 1], the share of mass to keep")
-        if self.stride not in STRIDES:
-            raise ValueError(
-                f"rr: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
-                f"(divisors of the block, {BLOCK})"
-            )
-        for name, allowed in (
-            ("selector", SELECTORS),
-            ("offset", (*SAMPLES, *range(self.stride))),
-            ("estimator", ESTIMATORS),
-        ):
-            if getattr(self, name) not in allowed:
-                names = ", ".join(map(str, allowed))
-                raise ValueError(f"rr: {name}={getattr(self, name)!r} is not one of {names}")
+        check_stride("rr", self.stride)
+        check_choices(
+            "rr", self, selector=SELECTORS, offset=(*SAMPLES, *range(self.stride)), estimator=ESTIMATORS
+        )
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from method.base import Knob, Method
-from method.blocks import BLOCK, BlockMask, causal_map
+from method.blocks import BlockMask, causal_map
 from method.keep import RR_KEEP, KeepPolicy
-from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
 from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, WITH_KERNEL, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
@@ -80,26 +80,21 @@ class RRPlus(Method):
             raise ValueError(f"rr_plus: tau={self.tau} is not in (0, 1], the share of worth to keep")
         if not self.spread >= 0:
             raise ValueError(f"rr_plus: spread={self.spread} is negative")
-        if self.stride not in STRIDES:
-            raise ValueError(
-                f"rr_plus: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
-                f"(divisors of the block, {BLOCK})"
-            )
+        check_stride("rr_plus", self.stride)
         if self.estimator == "triton" and self.keys not in WITH_KERNEL:
             raise ValueError(
                 f"rr_plus: estimator='triton' has no kernel for keys={self.keys!r} (it has for "
                 f"{', '.join(WITH_KERNEL)}); use estimator=auto"
             )
-        for name, allowed in (
-            ("keys", KEYS),
-            ("over_samples", OVER_SAMPLES),
-            ("selector", RULES),
-            ("offset", (*OFFSETS, *range(self.stride))),
-            ("estimator", ESTIMATORS),
-        ):
-            if getattr(self, name) not in allowed:
-                names = ", ".join(map(str, allowed))
-                raise ValueError(f"rr_plus: {name}={getattr(self, name)!r} is not one of {names}")
+        check_choices(
+            "rr_plus",
+            self,
+            keys=KEYS,
+            over_samples=OVER_SAMPLES,
+            selector=RULES,
+            offset=(*OFFSETS, *range(self.stride)),
+            estimator=ESTIMATORS,
+        )
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

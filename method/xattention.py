@@ -13,7 +13,7 @@ from method.base import Knob, Method
 from method.blocks import BLOCK, BlockMask
 from method.keep import KeepPolicy
 from method.ops.antidiagonal.torch import antidiagonal_scores
-from method.ops.checks import ESTIMATORS, STRIDES, uses_triton
+from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
 from method.ops.top_p.torch import SELECTORS, select_mask
 from method.tables import layer_entry, read_layers
 
@@ -78,11 +78,7 @@ class XAttention(Method):
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise ValueError(f"xattention: tau={self.tau} is not in (0, 1], the share of mass to keep")
-        if self.stride not in STRIDES:
-            raise ValueError(
-                f"xattention: stride={self.stride} is not one of {', '.join(map(str, STRIDES))} "
-                f"(divisors of the block, {BLOCK})"
-            )
+        check_stride("xattention", self.stride)
         if self.dense_layers < 0:
             raise ValueError(f"xattention: dense_layers={self.dense_layers} is negative")
         if self.chunk is not None and (self.chunk < BLOCK or self.chunk % BLOCK):
@@ -90,11 +86,7 @@ class XAttention(Method):
                 f"xattention: chunk={self.chunk} is not a multiple of the block, {BLOCK}; null for the "
                 "authors'"
             )
-        for name, allowed in (("selector", SELECTORS), ("estimator", ESTIMATORS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"xattention: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
-                )
+        check_choices("xattention", self, selector=SELECTORS, estimator=ESTIMATORS)
         for row in self._table:
             if not isinstance(row, list) or not all(_is_share(tau) for tau in row):
                 raise ValueError(

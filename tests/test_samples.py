@@ -84,3 +84,18 @@ def test_one_failing_sample_costs_the_others_of_its_group_nothing(small, monkeyp
     assert len(samples) == 5
     assert run(settings) == 0
     assert not any(one.error for one in cells_of(settings.out)[0].samples)
+
+
+def test_an_error_of_a_group_alone_is_said(small, monkeypatch):
+    original = Samples._score
+
+    def score(self, rows):
+        if len(rows) > 1:
+            raise ValueError("these rows do not go together")
+        return original(self, rows)
+
+    settings = small(True)
+    monkeypatch.setattr(Samples, "_score", score)
+    with pytest.warns(UserWarning, match=r"decode_together=3\): .*do not go together"):
+        assert run(settings) == 0
+    assert not any(one.error for one in cells_of(settings.out)[0].samples)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from method.blocks import BlockMask, check_lengths
+from method.blocks import BLOCK, BlockMask, check_lengths
 
 STRIDES = (4, 8, 16, 32, 64)
 """Strides that estimates can sample by: they divide a block of 128."""
@@ -15,6 +17,24 @@ ESTIMATORS = ("auto", "torch", "triton")
 def uses_triton(estimator: str, tensor: Tensor) -> bool:
     """Whether ``estimator`` means Triton: "auto" does on a GPU."""
     return estimator == "triton" or (estimator == "auto" and tensor.is_cuda)
+
+
+def check_choices(method: str, settings: object, **allowed: Sequence[object]) -> None:
+    """Raise ``ValueError`` for a setting of a method that is none of its allowed values."""
+    for name, values in allowed.items():
+        value = getattr(settings, name)
+        if value not in values:
+            names = ", ".join(map(str, values))
+            raise ValueError(f"{method}: {name}={value!r} is not one of {names}")
+
+
+def check_stride(method: str, stride: int) -> None:
+    """Raise ``ValueError`` unless a method's estimate can sample by this stride."""
+    if stride not in STRIDES:
+        raise ValueError(
+            f"{method}: stride={stride} is not one of {', '.join(map(str, STRIDES))} "
+            f"(divisors of the block, {BLOCK})"
+        )
 
 
 def check_qk(query: Tensor, key: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,30 +56,42 @@ class Samples:
         """
         step = self._together()
         for first in range(0, len(rows), step):
-            group = rows[first : first + step]
-            yield from self._group(group) or map(self._sample, group)
+            yield from self._group(rows[first : first + step])
 
     def _together(self) -> int:
         """Rows that are decoded together: those whose answers are decoded at all."""
         decodes = not isinstance(self.task, VideoTask) and self.task.OUTPUT_TYPE == "generate_until"
         return self.lm.together if decodes else 1
 
-    def _group(self, rows: Sequence[tuple[int, Doc]]) -> list[SampleRecord]:
+    def _group(self, rows: Sequence[tuple[int, Doc]]) -> Iterator[SampleRecord]:
         """Several rows at once; none is stored if one fails.
 
         They are then asked one by one, so that the error is that of its own sample. An answer does not
-        depend on what is decoded beside it, so the others get the same.
+        depend on what is decoded beside it, so the others get the same. An error that none of them has
+        by itself is a warning.
         """
         if len(rows) == 1:
-            return []
+            yield self._sample(rows[0])
+            return
         try:
             found = zip(rows, self._score(rows), strict=True)
             records = [SampleRecord(**self._known(doc) | one) for (_, doc), one in found]
-        except Exception:
-            return []
+        except Exception as error:
+            failed = False
+            for row in rows:
+                record = self._sample(row)
+                failed = failed or record.error is not None
+                yield record
+            if not failed:
+                warnings.warn(
+                    f"{len(rows)} samples failed together but not alone, so they were decoded alone "
+                    f"(decode_together={self.lm.together}): {describe(error, self.cell.length)}",
+                    stacklevel=2,
+                )
+            return
         for record in records:
             self.writer.append(record)
-        return records
+        yield from records
 
     def _sample(self, row: tuple[int, Doc]) -> SampleRecord:
         known = self._known(row[1])

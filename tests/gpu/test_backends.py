@@ -12,14 +12,9 @@ from method.attention import block_sparse_attention
 from method.ops.block_sparse import fa4
 from method.ops.block_sparse.reference import reference_attention
 from tests.attention_cases import NO_KEEP, Case, random_mask, tensors
+from tests.gpu import HOPPER
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
-        reason="needs a chip of compute capability 9.0",
-    ),
-]
+pytestmark = HOPPER
 
 CASES = [
     Case(q_len, k_len, group=group, dim=dim, density=density, **options)

@@ -8,14 +8,9 @@ import torch
 from method.ops.rr_scores.torch import block_scores
 from method.ops.rr_scores.triton import block_scores_triton
 from tests.attention_cases import Case, tensors
+from tests.gpu import HOPPER
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
-        reason="needs a chip of compute capability 9.0",
-    ),
-]
+pytestmark = HOPPER
 
 CASES = [
     Case(5000, 5000, group=4, dim=128, kv_heads=2),

@@ -9,14 +9,9 @@ from method.blocks import BlockMask
 from method.ops.block_sparse.hopper import HopperLaunch, block_sparse_hopper
 from method.ops.block_sparse.reference import reference_attention
 from tests.attention_cases import CASES, NO_KEEP, Case, random_mask, tensors
+from tests.gpu import HOPPER
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
-        reason="needs a chip of compute capability 9.0",
-    ),
-]
+pytestmark = HOPPER
 
 LAUNCHES = [HopperLaunch(), HopperLaunch(group_heads=True)]
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 2e-2}

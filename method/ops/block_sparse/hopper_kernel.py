@@ -143,30 +143,24 @@ def _producer(
     _announce(turn, tile, 0, 0, slots, tile_bars)
 
 
+@gluon.constexpr_function
+def _barrier(instruction: str, number: int) -> str:
+    """Assembly on a named barrier of both consumers; Triton itself uses those of low numbers."""
+    return f"bar.{instruction} {8 + number}, 256; mov.b32 $0, $1;"
+
+
 @gluon.jit
 def _turn_begins(step, WHO: gl.constexpr):
-    """Wait until the other consumer has handed over the tensor cores (a named barrier of both)."""
-    if WHO == 0:
-        gl.inline_asm_elementwise(
-            "bar.sync 8, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
-        )
-    else:
-        gl.inline_asm_elementwise(
-            "bar.sync 9, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
-        )
+    """Wait until the other consumer has handed over the tensor cores."""
+    gl.inline_asm_elementwise(_barrier("sync", WHO), "=r,r", [step], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
 def _turn_ends(step, WHO: gl.constexpr):
     """Hand the tensor cores to the other consumer, without waiting for it."""
-    if WHO == 0:
-        gl.inline_asm_elementwise(
-            "bar.arrive 9, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
-        )
-    else:
-        gl.inline_asm_elementwise(
-            "bar.arrive 8, 256; mov.b32 $0, $1;", "=r,r", [step], gl.int32, is_pure=False, pack=1
-        )
+    gl.inline_asm_elementwise(
+        _barrier("arrive", 1 - WHO), "=r,r", [step], gl.int32, is_pure=False, pack=1
+    )
 
 
 @gluon.jit

@@ -63,25 +63,35 @@ def _block_lse(logits, factor, GROUP: tl.constexpr, MASKED: tl.constexpr):
 
 
 @triton.jit
+def load_keys(
+    keys, at, stride, end,
+    HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Keys ``[PADDED, N]`` of the places ``at`` of a head; zeros from ``end`` on if ``MASKED``."""
+    dims = tl.arange(0, PADDED)
+    ptrs = keys + at.to(tl.int64)[None, :] * stride + dims[:, None]
+    if MASKED:
+        k = tl.load(ptrs, mask=(at < end)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
+    elif PADDED != HEAD_DIM:
+        k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
+    else:
+        k = tl.load(ptrs)
+    return k
+
+
+@triton.jit
 def _block_logits(
     q, keys, item, kv_head, column, stride_l, k_len,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr,
     PRECISION: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Products of the samples ``[M, PADDED]`` with one key block: ``[M, BLOCK]``."""
-    at = column * BLOCK + tl.arange(0, BLOCK)
-    dims = tl.arange(0, PADDED)
     if TMA:
         # The copy engine fills what lies past the tensor's ends with zeros.
         k = tl.reshape(keys.load([item, kv_head, column * BLOCK, 0]), (BLOCK, PADDED)).T
     else:
-        ptrs = keys + at.to(tl.int64)[None, :] * stride_l + dims[:, None]
-        if MASKED:
-            k = tl.load(ptrs, mask=(at < k_len)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
-        elif PADDED != HEAD_DIM:
-            k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
-        else:
-            k = tl.load(ptrs)
+        at = column * BLOCK + tl.arange(0, BLOCK)
+        k = load_keys(keys, at, stride_l, k_len, HEAD_DIM, PADDED, MASKED)
     return tl.dot(q, k, input_precision=PRECISION)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from method.blocks import BLOCK
 from method.ops.checks import check_qk
 from method.ops.launch import Ready, kept, stream_of
-from method.ops.rr_scores.exact import exact_scores_triton
+from method.ops.rr_scores.exact import exact_scores_triton, load_keys
 from method.ops.rr_scores.key_sums import pool_keys_triton
 from method.ops.rr_scores.problem import Estimate, Fill
 from method.ops.rr_scores.torch import BY_LAYER, WITH_KERNEL, check_options, sample_starts
@@ -45,15 +45,8 @@ def _chunk_logits(
 ):  # fmt: skip
     """Products of a tile of samples with ``BLOCK_N`` pooled keys; the future is -inf."""
     # q is [BLOCK_M, PADDED], k [PADDED, BLOCK_N]; the logits are [BLOCK_M, BLOCK_N].
-    dims = tl.arange(0, PADDED)
     at = start + tl.arange(0, BLOCK_N)
-    ptrs = keys + at.to(tl.int64)[None, :] * HEAD_DIM + dims[:, None]
-    if MASKED:
-        k = tl.load(ptrs, mask=(at < strides)[None, :] & (dims < HEAD_DIM)[:, None], other=0.0)
-    elif PADDED != HEAD_DIM:
-        k = tl.load(ptrs, mask=(dims < HEAD_DIM)[:, None], other=0.0)
-    else:
-        k = tl.load(ptrs)
+    k = load_keys(keys, at, HEAD_DIM, strides, HEAD_DIM, PADDED, MASKED)
     logits = tl.dot(q, k, input_precision=PRECISION)
     if MASKED:
         seen = (at[None, :] <= sample_stride[:, None]) & (at < strides)[None, :]
