@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import shutil
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +13,6 @@ from safetensors.torch import load_file, save_file
 import rr_bench.run.run
 from method.attention import SparsePrefill
 from rr_bench.config.schema import DataSettings, ModelSettings
-from rr_bench.model.loading import load_model
-from rr_bench.plan.model_facts import CheckpointError, Device, read_config
 from rr_bench.run.run import run
 from rr_bench.run.samples import Samples
 from rr_bench.run.session import Session
@@ -201,62 +193,6 @@ def test_a_checkpoint_without_all_weights_is_refused(make, capsys, tmp_path, che
     assert run(make(model=ModelSettings(path=str(tmp_path)))) == 1
     (line,) = errors(capsys)
     assert "1 weights are not in its files" in line and "up_proj" in line
-
-
-def evil(folder: Path, **config: Any) -> None:
-    """Code beside the weights, which the config names."""
-    line = f"open({str(folder / 'ran')!r}, 'w')"
-    (folder / "own.py").write_text(f"{line}\n\n\nclass Own:\n    pass\n")
-    changed(folder, auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}, **config)
-
-
-def changed(folder: Path, **config: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | config))
-
-
-class Pickled:
-    """Opens a file where it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
-        return open, (str(self.folder / "ran"), "w")
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Pickled(folder)))
-
-
-DEEP = b'{"a":' + b"[" * 100_000
-
-
-@pytest.mark.parametrize(
-    ("craft", "words"),
-    [
-        (partial(evil, model_type="own"), "does not load: .*custom code"),
-        (evil, ""),  # a model that transformers knows is loaded by its own code
-        (pickled, "does not load: .*no file named model.safetensors"),
-        (partial(changed, hidden_size="x"), "does not load: .*hidden_size"),
-        (partial(changed, num_attention_heads=0), "does not load: ZeroDivisionError"),
-        (partial(changed, hidden_act="os.system"), "does not load: .*os.system"),
-        (partial(changed, text_config=[1]), "config.json holds no settings"),
-        (partial(changed, model_type=[1]), "config.json names no model_type"),
-        (lambda folder: (folder / "config.json").write_bytes(DEEP), "config.json cannot be read"),
-        (lambda folder: (folder / "tokenizer_config.json").write_bytes(DEEP), "does not load"),
-        (lambda folder: (folder / "tokenizer.json").write_bytes(b"[]"), "does not load"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "does not load"),
-    ],
-)
-def test_a_crafted_model_folder_is_one_error_and_runs_nothing(smallest, tmp_path, craft, words):
-    folder = Path(shutil.copytree(smallest, tmp_path / "model"))
-    craft(folder)
-    with pytest.raises(CheckpointError, match=words) if words else nullcontext():
-        read_config(folder)
-        load_model(folder, dtype="float32", device=Device("cpu", "cpu"))
-    assert not (folder / "ran").exists()
 
 
 def test_unknown_method_is_one_error_and_the_others_finish(make, capsys):
