@@ -77,6 +77,9 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert ("layer", "streaming(window=896)", "torch") in done
     assert ("attention", "full", "dense:cpu-flash") in done
     assert {row.model for row in rows if row.inputs == "probe"} == {"small"}
+    whole = [row for row in rows if (row.level, row.model, row.status) == ("prefill", "small", "done")]
+    assert {row.method for row in whole} == {"full", "rr(tau=0.95)"}
+    assert all(row.inputs == "probe" and row.density is not None for row in whole)
     reasons = {row.backend: row.reason for row in rows if row.status == "missing"}
     assert any(row.level == "host" and "needs a GPU" in row.reason for row in rows if row.reason)
     assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["fa4"]

@@ -23,10 +23,11 @@ from rr_bench.config.latency import Geometry, read_geometry
 from rr_bench.config.registry import MethodSpec, expand_method
 from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import versions
+from rr_bench.latency.forward import Forward, layer_forward, prompt_forward, random_forward
 from rr_bench.latency.gate import Gate
-from rr_bench.latency.inputs import Captured, Inputs, Shape, random_inputs
+from rr_bench.latency.inputs import Captured, Inputs, Shape, input_dtype, random_inputs
 from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, selection_rows
-from rr_bench.latency.prefills import Forward, both_rows, host_rows, model_rows
+from rr_bench.latency.prefills import both_rows, host_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
 from rr_bench.plan.cells import ModelFacts, model_facts
 from rr_bench.plan.dense_below import record_crossovers
@@ -171,7 +172,7 @@ class Experiment:
         self._geometries = [read_geometry(entry) for entry in settings.latency.models]
         self.facts = model_facts(settings) if settings.latency.captured else None
         self._captured = Captured(settings, self.facts) if self.facts else None
-        self._dtype = _dtype(settings.dtype, device)
+        self._dtype = input_dtype(settings.dtype, device)
         gate = Gate(settings.backend)
         self._bench = Bench(settings, torch.device(device.kind), device.name, entries, gate)
         if "prefill" in settings.latency.levels:
@@ -205,7 +206,7 @@ class Experiment:
             for length in [min(every)] if level == "host" else every:
                 for geometry in self._geometries:
                     yield Group(level, length, geometry)
-                if self.facts is not None and level in KERNEL_LEVELS:
+                if self.facts is not None and level != "layer":
                     yield Group(level, length, self.facts)
 
     def key(self, group: Group) -> str:
@@ -263,10 +264,18 @@ class Experiment:
         if group.level in KERNEL_LEVELS:
             yield from KERNEL_LEVELS[group.level](self._bench, inputs)
             return
-        assert isinstance(group.model, Geometry)
-        one_layer = group.level == "layer"
-        forward = Forward(group.model, group.length, one_layer, self._dtype, self._bench.device, stack)
+        forward = self._forward(group, group.model, group.length, stack)
         yield from model_rows(self._bench, inputs, group.level, self._entries(group.level), forward)
+
+    def _forward(
+        self, group: Group, model: Geometry | ModelFacts, length: int, stack: ExitStack
+    ) -> Forward:
+        """The pass that a group times."""
+        if isinstance(model, Geometry):
+            make = layer_forward if group.level == "layer" else random_forward
+            return make(model, length, self._dtype, self._bench.device, stack)
+        assert self._captured is not None
+        return prompt_forward(partial(self._captured.prompt, length), stack)
 
     def _inputs(self, model: Geometry | ModelFacts, length: int) -> Inputs:
         """Random inputs of a shape, or those captured from the model."""
@@ -282,17 +291,3 @@ class Experiment:
 
 def _entry(spec: MethodSpec, keep: Any) -> Entry:
     return Entry(spec, spec.build(), keep_policy(keep, spec))
-
-
-def _dtype(setting: str, device: Device) -> torch.dtype:
-    """``auto`` is bf16 on a GPU and fp32 on a CPU.
-
-    Raises:
-        ConfigError: an unknown dtype.
-    """
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if setting == "auto":
-        return torch.bfloat16 if device.kind == "cuda" else torch.float32
-    if setting not in names:
-        raise ConfigError(f"dtype={setting}: auto, {', '.join(names)}")
-    return names[setting]

@@ -13,10 +13,13 @@ from method.attention import SparsePrefill
 from method.blocks import BLOCK, BlockMask, causal_map
 from method.density import causal_blocks, density_by_head
 from method.keep import NO_KEEP, RR_KEEP
+from rr_bench.config.errors import ConfigError
 from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import Absent
 from rr_bench.model.dense_observer import Tap
 from rr_bench.plan.cells import ModelFacts, make_plan
+from rr_bench.plan.model_facts import Device
+from rr_bench.run.prompt import Prompt
 from rr_bench.run.session import Session
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -47,6 +50,20 @@ class Shape:
     def scale(self) -> float:
         """Factor on the logits."""
         return self.dim**-0.5
+
+
+def input_dtype(setting: str, device: Device) -> torch.dtype:
+    """``auto`` is bf16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        ConfigError: an unknown dtype.
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if setting == "auto":
+        return torch.bfloat16 if device.kind == "cuda" else torch.float32
+    if setting not in names:
+        raise ConfigError(f"dtype={setting}: auto, {', '.join(names)}")
+    return names[setting]
 
 
 def random_inputs(shape: Shape, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,6 +212,21 @@ class Captured:
         """Index of the layer: the one in the middle of the model."""
         return int(self._facts.config["num_hidden_layers"]) // 2
 
+    def prompt(self, length: int) -> tuple[Session, Prompt]:
+        """The loaded model, and a prompt of about ``length`` tokens.
+
+        Raises:
+            CheckpointError: the model does not load, or is not made for this length.
+            ValueError: the task cannot be used.
+        """
+        settings = replace(self._settings, lengths=[length])
+        plan = make_plan(settings)
+        if plan.problems:
+            raise ValueError(plan.problems[0])
+        if self._session is None:
+            self._session = Session(settings, self._facts)
+        return self._session, self._session.prompts(plan.cells[0])[0]
+
     def tensors(self, length: int) -> Tensors:
         """Query, key and value of a prompt of about ``length`` tokens.
 
@@ -203,15 +235,9 @@ class Captured:
             ValueError: the task cannot be used.
         """
         if length not in self._tensors:
-            settings = replace(self._settings, lengths=[length])
-            plan = make_plan(settings)
-            if plan.problems:
-                raise ValueError(plan.problems[0])
-            if self._session is None:
-                self._session = Session(settings, self._facts)
+            session, prompt = self.prompt(length)
             capture = Capture(self.layer())
-            prompt = self._session.prompts(plan.cells[0])[0]
-            self._session.prefill(prompt, SparsePrefill(capture, NO_KEEP))
+            session.prefill(prompt, SparsePrefill(capture, NO_KEEP))
             if not capture.found:
                 raise ValueError(
                     f"layer {self.layer()} of {self._facts.name} is no full-attention layer"

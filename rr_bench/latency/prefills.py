@@ -1,36 +1,29 @@
 """The rows that run selection and attention as one: alone, in a decoder layer, in a whole prefill.
 
-Layers and whole prefills are those of models with random weights.
+Layers and whole prefills are those of models with random weights, and whole prefills also those of the
+model at hand over a prompt of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from method.attention import PrefillResult, SparsePrefill
 from method.base import Method
 from method.blocks import BlockMask
 from method.keep import NO_KEEP, KeepPolicy
-from rr_bench.config.latency import Geometry
 from rr_bench.latency.baselines import Absent, DenseAttend
+from rr_bench.latency.forward import Forward
 from rr_bench.latency.gate import check_native, check_output
-from rr_bench.latency.graphs import captured
 from rr_bench.latency.inputs import Inputs
 from rr_bench.latency.levels import Bench, Entry, checked_dense, dense_names, dense_rows
 from rr_bench.latency.timing import Candidate, Prepared
-from rr_bench.model.hook import Prefill, sparse_prefill
-
-CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config}
-SMALL_VOCAB = 1024
-"""Of the model of one layer: it is fed embeddings, and its logits are not computed."""
+from rr_bench.model.hook import Prefill
 
 
 class Replay(Method):
@@ -139,110 +132,6 @@ def _truth(bench: Bench, inputs: Inputs, result: PrefillResult, mask: BlockMask)
     return bench.gate.truth(inputs, inputs.mask(1.0) if _ran_dense(result) else mask)
 
 
-def random_model(geometry: Geometry, length: int, dtype: torch.dtype, device: torch.device) -> Any:
-    """A causal language model of a shape, its weights drawn as for training.
-
-    Args:
-        geometry: the shape.
-        length: positions it must have.
-        dtype: of the weights.
-        device: where they are drawn.
-    """
-    config = CONFIGS[geometry.family](
-        vocab_size=geometry.vocab,
-        hidden_size=geometry.hidden,
-        intermediate_size=geometry.mlp,
-        num_hidden_layers=geometry.layers,
-        num_attention_heads=geometry.heads,
-        num_key_value_heads=geometry.kv_heads,
-        head_dim=geometry.dim,
-        max_position_embeddings=length,
-        tie_word_embeddings=False,
-    )
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    return model.eval()
-
-
-class Forward:
-    """One forward pass under any prefill.
-
-    Args:
-        geometry: shape of the model.
-        length: tokens of the prompt.
-        one_layer: only a decoder layer and the final norm, without embedding, cache and logits.
-        dtype: of the weights.
-        device: where to run.
-        stack: closed when the group is done.
-    """
-
-    def __init__(
-        self,
-        geometry: Geometry,
-        length: int,
-        one_layer: bool,
-        dtype: torch.dtype,
-        device: torch.device,
-        stack: ExitStack,
-    ) -> None:
-        self._geometry, self._length, self._one_layer = geometry, length, one_layer
-        self._dtype, self._device = dtype, device
-        self._stack = stack
-        self._turn: Prefill | None = None
-        self._pool: Any = None
-
-    @cached_property
-    def _model(self) -> PreTrainedModel:
-        shape = self._geometry
-        if self._one_layer:
-            shape = replace(shape, layers=1, vocab=SMALL_VOCAB)
-        model: PreTrainedModel = random_model(shape, self._length, self._dtype, self._device)
-        self._recorder = self._stack.enter_context(sparse_prefill(model, self._prefill))
-        return model
-
-    def _prefill(
-        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
-    ) -> PrefillResult:
-        """Stands in the hook for the prefill whose turn it is."""
-        assert self._turn is not None
-        # A model of one layer calls its layer 0; methods may leave the first ones dense.
-        layer = self._geometry.last_layer if self._one_layer else layer
-        return self._turn(query, key, value, scale=scale, layer=layer)
-
-    @cached_property
-    def _prompt(self) -> Tensor:
-        shape, generator = self._geometry, torch.Generator(device=self._device).manual_seed(0)
-        size = 1, self._length
-        if self._one_layer:
-            drawn = torch.randn(*size, shape.hidden, generator=generator, device=self._device)
-            return drawn.to(self._dtype)
-        return torch.randint(0, shape.vocab, size, generator=generator, device=self._device)
-
-    @torch.inference_mode()
-    def __call__(self, prefill: Prefill) -> Tensor:
-        """Hidden states of the layer, or the logits of the last token (what TTFT waits for)."""
-        model = self._model
-        self._turn = prefill
-        self._recorder.reset()
-        if self._one_layer:
-            answer = model.base_model(inputs_embeds=self._prompt, use_cache=False)
-            return answer.last_hidden_state
-        return model(input_ids=self._prompt, use_cache=True, logits_to_keep=1).logits
-
-    def captured(self, prefill: Prefill) -> Callable[[], Tensor]:
-        """The pass captured in a CUDA graph.
-
-        Graphs of one model share their memory, which only the one that is replayed uses.
-
-        Raises:
-            Absent: there is no GPU.
-        """
-        if self._device.type != "cuda":
-            raise Absent("latency.graph=true needs a GPU")
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        return captured(partial(self, prefill), self._pool)
-
-
 def dense_prefill_by(name: str, attend: DenseAttend) -> Prefill:
     """A dense back end as the prefill of every layer."""
 
@@ -258,18 +147,27 @@ def dense_prefill_by(name: str, attend: DenseAttend) -> Prefill:
 def model_rows(
     bench: Bench, inputs: Inputs, level: str, entries: list[Entry], forward: Forward
 ) -> Iterator[Candidate]:
-    """Dense models by every dense back end, and methods with a replayed mask of the first density.
+    """A layer or a whole model by every dense back end and by methods.
 
-    Each prefill is checked on random inputs of the very size that the model gives it.
+    On random weights methods take a replayed mask of the first density; on a prompt's own inputs they
+    take what they select, and the density is that of all layers. Each prefill is checked on one
+    layer's inputs of the very size that the model gives it.
 
     Args:
         bench: what all groups share.
-        inputs: random inputs of the model's shape.
+        inputs: random inputs of the model's shape, or those captured from it.
         level: ``layer`` or ``prefill``.
         entries: methods to run.
         forward: the forward pass.
     """
     memory = 0.0 if level == "layer" else None
+    own = inputs.kind != "random"
+    density = bench.settings.latency.replay[0]
+    graph = level == "prefill" and bench.settings.latency.graph
+    suffix = "+graph" if graph else ""
+
+    def call_of(prefill: Prefill) -> Callable[[], object]:
+        return forward.captured(prefill) if graph else partial(forward, prefill)
 
     def by_dense(name: str) -> Prepared:
         attend, error = checked_dense(inputs, name)
@@ -277,19 +175,19 @@ def model_rows(
         return Prepared(call, error=error, uncounted_mib=memory)
 
     def by_method(entry: Entry) -> Prepared:
-        prefill, prepared = checked_replay(bench, inputs, entry, density)
+        if own:
+            prefill = bench.prefill(entry.method, entry.keep)
+            prepared = _own_prefill(bench, inputs, entry)
+            prepared = replace(prepared, density=forward.density(prefill))
+        else:
+            prefill, prepared = checked_replay(bench, inputs, entry, density)
         kernel = f"{prepared.backend}{suffix}"
         return replace(prepared, call=call_of(prefill), backend=kernel, uncounted_mib=memory)
 
-    def call_of(prefill: Prefill) -> Callable[[], object]:
-        return forward.captured(prefill) if graph else partial(forward, prefill)
-
-    density = bench.settings.latency.replay[0]
-    graph = level == "prefill" and bench.settings.latency.graph
-    suffix = "+graph" if graph else ""
     for name in dense_names(bench.device):
         row = bench.row(inputs, level, "full", f"dense:{name}{suffix}", 1.0)
         yield Candidate(row, partial(by_dense, name))
-    for entry in bench.selecting(inputs, entries):
-        row = bench.row(inputs, level, entry.spec.label, None, density, "replay")
+    for entry in entries if own else bench.selecting(inputs, entries):
+        case = (None, None) if own else (density, "replay")
+        row = bench.row(inputs, level, entry.spec.label, None, *case)
         yield Candidate(row, partial(by_method, entry))
