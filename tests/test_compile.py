@@ -199,13 +199,14 @@ def test_exact_kernels_compile(chip, dim):
     {
         "stride": [4, 8, 64, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (16, 32))],
         "dim,dtype": [(128, "bf16"), (64, "bf16"), (96, "fp16")],
+        "maximum": [False, True],
     }
 )
-def test_hopper_estimate_compiles(dim, dtype, stride):
+def test_hopper_estimate_compiles(dim, dtype, stride, maximum):
     padded, keys = padded_head(dim), estimate_hopper.KEYS
     constants = {"HEAD_DIM": dim, "DIM": padded, "STRIDE": stride, "PER": BLOCK // stride}
     constants |= {"KEYS": keys, "STAGES": estimate_hopper.STAGES}
-    constants |= {"SAMPLES": estimate_hopper.SAMPLES}
+    constants |= {"SAMPLES": estimate_hopper.SAMPLES, "MAXIMUM": maximum}
     registers = estimate_hopper.REGISTERS
     constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), registers, strict=True))
     layout = estimate_hopper.keys_layout(padded)

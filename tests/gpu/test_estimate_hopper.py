@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -22,20 +24,21 @@ CASES = [
 
 
 def combinations():
-    """Every stride and head size in bf16, fp16 at one stride; the others by command."""
-    for case in CASES:
-        for stride in (4, 8, 16, 32, 64):
-            for dtype in (torch.bfloat16, torch.float16):
-                always = stride == 8 or (dtype == torch.bfloat16 and case in (CASES[0], CASES[2]))
-                marks = () if always else (pytest.mark.exhaustive,)
-                yield pytest.param(case, stride, dtype, marks=marks, id=f"{case}-{stride}-{dtype}")
+    """Sums at every stride and head size in bf16; fp16 and maxima at one; the others by command."""
+    strides, dtypes, reductions = (4, 8, 16, 32, 64), (torch.bfloat16, torch.float16), ("sum", "max")
+    for case, stride, dtype, reduction in product(CASES, strides, dtypes, reductions):
+        bf16_sum = (dtype, reduction) == (torch.bfloat16, "sum")
+        always = stride == 8 or (bf16_sum and case in (CASES[0], CASES[2]))
+        marks = () if always else (pytest.mark.exhaustive,)
+        name = f"{case}-{stride}-{dtype}-{reduction}"
+        yield pytest.param(case, stride, dtype, reduction, marks=marks, id=name)
 
 
 @pytest.mark.parametrize("hopper", [True, False], ids=["hopper", "portable"])
-@pytest.mark.parametrize(("case", "stride", "dtype"), combinations())
-def test_scores_match_the_twin(case, stride, hopper, dtype, poisoned):
+@pytest.mark.parametrize(("case", "stride", "dtype", "over_samples"), combinations())
+def test_scores_match_the_twin(case, stride, hopper, over_samples, dtype, poisoned):
     query, key, _ = tensors(case, dtype, "cuda", seed=stride)
-    options = {"scale": 0.2, "stride": stride}
+    options = {"scale": 0.2, "stride": stride, "over_samples": over_samples}
     truth = block_scores(query, key, **options)
     scores = block_scores_triton(query, key, **options, hopper=hopper)
     torch.testing.assert_close(scores, truth, atol=5e-5, rtol=5e-4)

@@ -25,7 +25,7 @@ def keys_layout(dim: int) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout(swizzle_byte_width=min(128, 2 * dim), element_bitwidth=16, rank=3)
 
 
-def fill_hopper(estimate: Estimate) -> Fill:
+def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
     """The estimate on a chip of compute capability 9.0; bf16 and fp16."""
     device, dim = estimate.device, estimate.query_shape[3]
     padded = padded_head(dim)
@@ -44,7 +44,8 @@ def fill_hopper(estimate: Estimate) -> Fill:
         {
             "HEAD_DIM": dim, "DIM": padded, "STRIDE": estimate.stride,
             "PER": BLOCK // estimate.stride, "SAMPLES": SAMPLES, "KEYS": KEYS, "STAGES": STAGES,
-            "CONSUMER_REGS": REGISTERS[0], "PRODUCER_REGS": REGISTERS[1], "num_warps": 4,
+            "MAXIMUM": maximum, "CONSUMER_REGS": REGISTERS[0], "PRODUCER_REGS": REGISTERS[1],
+            "num_warps": 4,
         },
         {1: keys},
     )  # fmt: skip

@@ -2,9 +2,9 @@
 
 One tile is 256 samples of one head. The producer warp streams the pooled keys it can see; each of
 four consumer warpgroups owns 64 samples, so that one's softmax runs beside another's product. A
-softmax needs the sum over a whole row before any of its parts can be added to those of
+softmax needs the sum over a whole row before any of its parts can be compared with those of
 another row, so the consumers leave every chunk's block sums in a scratch buffer of their program,
-relative to the highest logit up to there, and weigh and add them once the row is through.
+relative to the highest logit up to there, and weigh and reduce them once the row is through.
 
 Written in Gluon, which has no interpreter: :mod:`method.ops.rr_scores.triton` is the same function
 for every other chip, and :mod:`method.ops.rr_scores.torch` explains the rule.
@@ -174,16 +174,16 @@ def _block_sums(
 @gluon.jit
 def _weigh(
     scores, sums_at, peaks_at, peak, share, first_row, chunks, rows, columns,
-    KEYS: gl.constexpr, PER: gl.constexpr, SAMPLES: gl.constexpr,
+    KEYS: gl.constexpr, PER: gl.constexpr, SAMPLES: gl.constexpr, MAXIMUM: gl.constexpr,
 ):  # fmt: skip
-    """Weigh a tile's block sums by their rows' softmax, add up the samples of each query row.
+    """Weigh a tile's block sums by their rows' softmax, reduce the samples of each query row.
 
-    What lies behind the tile's chunks is set to 0.
+    To their sum, or with ``MAXIMUM`` to the largest. What lies behind the tile's chunks is set to 0.
     """
     # sums are [CHUNKS, 64 samples, BLOCKS], weight is [CHUNKS, 64], mass [CHUNKS, query rows, BLOCKS].
     OWN: gl.constexpr = 64
     BLOCKS: gl.constexpr = KEYS // PER
-    # A thread holds samples of one query row, so that most of their sum needs no exchange.
+    # A thread holds samples of one query row, so that reducing them needs little exchange.
     TALL: gl.constexpr = min(PER, 16)
     BY_BLOCK: gl.constexpr = min(BLOCKS // 4, 8)
     BY_SAMPLE: gl.constexpr = min(OWN // TALL, 32 // BY_BLOCK)
@@ -209,7 +209,7 @@ def _weigh(
         live3 = gl.expand_dims(live[:, None], 2)
         sums = gl.load(sums_at + at3, mask=live3, other=0.0)
         mass = (sums * gl.expand_dims(weight, 2)).reshape([CHUNKS, OWN // PER, PER, BLOCKS])
-        mass = gl.sum(mass, 2)
+        mass = gl.max(mass, 2) if MAXIMUM else gl.sum(mass, 2)
         M: gl.constexpr = mass.type.layout
         row = first_row + gl.arange(0, OWN // PER, layout=gl.SliceLayout(0, gl.SliceLayout(2, M)))
         which = first + gl.arange(0, CHUNKS, layout=gl.SliceLayout(1, gl.SliceLayout(2, M)))
@@ -245,6 +245,7 @@ def _consumer(
     inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
     WHO: gl.constexpr, SAMPLES: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     KEYS: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
+    MAXIMUM: gl.constexpr,
 ):  # fmt: skip
     """Block scores of 64 samples of every tile; ``WHO`` is 0 to 3."""
     OWN: gl.constexpr = 64
@@ -312,7 +313,7 @@ def _consumer(
         share = gl.where(token < q_len, 1.0 / total, 0.0)
         _weigh(
             scores_ptr + member.to(gl.int64) * rows * columns, sums_at, peaks_at, peak, share,
-            first // PER, chunks, rows, columns, KEYS, PER, SAMPLES,
+            first // PER, chunks, rows, columns, KEYS, PER, SAMPLES, MAXIMUM,
         )  # fmt: skip
         _sync()
         turn += 1
@@ -325,12 +326,13 @@ def block_scores_gluon_kernel(
     stride_qb, stride_qh, stride_ql,
     members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
-    SAMPLES: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    SAMPLES: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr, MAXIMUM: gl.constexpr,
     CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs fetch tiles as they get free.
 
-    ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks fit into a program's scratch.
+    ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks fit into a program's scratch. With
+    ``MAXIMUM`` a block's score is its largest mass of any sample, else their sum.
     """
     # Shared memory: 64 samples of each consumer, and a ring of STAGES chunks of KEYS pooled keys.
     Q_LAYOUT: gl.constexpr = gl.NVMMASharedLayout(min(128, 2 * DIM), 16, 2)
@@ -356,19 +358,19 @@ def block_scores_gluon_kernel(
         [
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
+                0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
+                1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
+                2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES,
+                3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
             )),
             (_producer, (
                 k_desc, problem, k_bufs, bars, slots, tile_bars, counter_ptr,

@@ -184,8 +184,7 @@ def block_scores_triton(
             "spread" there is no kernel.
         over_samples: "sum" or "max".
         launch: settings of the portable kernel for mean keys instead of the chip's own; for tuning.
-        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs and
-            sums. It has no maximum: the portable kernel runs there too.
+        hopper: whether the Hopper kernel runs; by default on capability 9.0 for 16-bit inputs.
 
     Returns:
         fp32 ``[B, Hq, rows, columns]``.
@@ -230,11 +229,7 @@ def _prepare(
     check_triton(query, "block_scores_triton")
     if hopper is None:
         sixteen = query.dtype != torch.float32
-        hopper = capability(query.device) == 90 and sixteen and not launch and over_samples == "sum"
-    elif hopper and over_samples != "sum":
-        raise ValueError(
-            f"over_samples={over_samples!r}: the Hopper kernel only sums; leave hopper out"
-        )
+        hopper = capability(query.device) == 90 and sixteen and not launch
     (batch, heads, q_len, dim), k_len = query.shape, key.shape[2]
     pooled_shape = batch, key.shape[1], triton.cdiv(k_len, stride), dim
     starts = sample_starts(heads, stride, k_len - q_len, offset, query.device, layer)
@@ -242,12 +237,13 @@ def _prepare(
     estimate = Estimate(
         tuple(query.shape), strides, pooled_shape, starts, k_len, stride, scale, query.dtype
     )
+    maximum = over_samples == "max"
     if hopper:
         # Imported here so that other chips need no Gluon.
         from method.ops.rr_scores.hopper import fill_hopper
 
-        return fill_hopper(estimate), estimate.scores_shape
-    fill = _fill_portable(estimate, launch, maximum=over_samples == "max")
+        return fill_hopper(estimate, maximum=maximum), estimate.scores_shape
+    fill = _fill_portable(estimate, launch, maximum=maximum)
     return fill, estimate.scores_shape
 
 
