@@ -92,9 +92,10 @@ def test_all_levels_on_a_cpu(make, capsys):
 
 
 def test_graphs_need_a_gpu_and_have_names_of_their_own(make):
-    settings = make(levels=["prefill"], captured=False, graph=True)
+    settings = make(levels=["prefill"], captured=False, graph=True, prefill_dense=["cpu-flash"])
     assert latency(settings) == 0
-    rows = [row for row in rows_of(settings) if row.backend != "dense:cudnn+graph"]
+    rows = rows_of(settings)
+    assert {row.backend for row in rows if row.method == "full"} == {"dense:cpu-flash+graph"}
     assert any(row.reason == "latency.graph=true needs a GPU" for row in rows)
     assert all(row.median_ms is None for row in rows)
 
@@ -224,9 +225,11 @@ def test_a_wrong_kernel_is_not_timed(make, monkeypatch):
 def test_impossible_settings_fail_before_anything_is_measured(make, capsys):
     assert latency(make(prefill_methods=["xattention"])) == 1
     assert latency(make(models=["lama"])) == 1
+    assert latency(make(prefill_dense=["fa33"])) == 1
     assert latency(make(methods=["rrr"])) == 1
     err = capsys.readouterr().err
     assert "'xattention' is none of `methods`" in err and "unknown 'lama'" in err and "'rrr'" in err
+    assert "latency.prefill_dense: unknown 'fa33'" in err
 
 
 def test_methods_of_a_whole_prefill_are_checked_only_where_it_is_measured(make, capsys):
@@ -246,6 +249,7 @@ def test_a_group_is_current_as_long_as_versions_and_its_own_settings_are(make, m
 
     before = keys()
     assert differ(keys(prefill_methods=[])) == {"prefill"}
+    assert differ(keys(prefill_dense=["fa3"])) == {"prefill"}
     assert differ(keys(densities=[0.5])) == {"attention"}
     assert differ(keys(replay=[0.5])) == {"both", "layer", "prefill"}
     assert differ(keys(calls=2)) == set(LEVELS)

@@ -99,6 +99,12 @@ class LatencySettings:
             "the first is taken."
         },
     )
+    prefill_dense: Any = field(
+        default=None,
+        metadata={
+            "help": "Dense back ends of the level prefill, such as [cudnn, fa3]; null: all there are."
+        },
+    )
     graph: bool = field(
         default=False,
         metadata={

@@ -20,13 +20,20 @@ from tqdm import tqdm
 from method import attention
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.latency import Geometry, read_geometry
-from rr_bench.config.registry import MethodSpec, expand_method
+from rr_bench.config.registry import expand_method
 from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import versions
 from rr_bench.latency.forward import Forward, layer_forward, prompt_forward, random_forward
 from rr_bench.latency.gate import Gate
 from rr_bench.latency.inputs import Captured, Inputs, Shape, input_dtype, random_inputs
-from rr_bench.latency.levels import Bench, Entry, attention_rows, ceiling_rows, selection_rows
+from rr_bench.latency.levels import (
+    Bench,
+    Entry,
+    attention_rows,
+    ceiling_rows,
+    dense_names,
+    selection_rows,
+)
 from rr_bench.latency.prefills import both_rows, host_rows, model_rows
 from rr_bench.latency.timing import Candidate, release, run_group
 from rr_bench.plan.cells import ModelFacts, model_facts
@@ -168,7 +175,11 @@ class Experiment:
     def __init__(self, settings: RunSettings, device: Device) -> None:
         self.settings = settings
         specs = [spec for entry in settings.methods for spec in expand_method(entry)]
-        entries = [_entry(spec, settings.keep) for spec in specs if not spec.dense]
+        entries = [
+            Entry(spec, spec.build(), keep_policy(settings.keep, spec))
+            for spec in specs
+            if not spec.dense
+        ]
         self._geometries = [read_geometry(entry) for entry in settings.latency.models]
         self.facts = model_facts(settings) if settings.latency.captured else None
         self._captured = Captured(settings, self.facts) if self.facts else None
@@ -177,6 +188,7 @@ class Experiment:
         self._bench = Bench(settings, torch.device(device.kind), device.name, entries, gate)
         if "prefill" in settings.latency.levels:
             self._entries("prefill")
+            dense_names(self._bench.device, settings.latency.prefill_dense)
 
     def _entries(self, level: str) -> list[Entry]:
         """The methods of a level; of a whole prefill, which takes long, the chosen ones.
@@ -213,7 +225,7 @@ class Experiment:
         """Hash of everything a group's times depend on but the machine, sources by their versions."""
         settings, model = self.settings, group.model
         masks = {"attention": ["densities"], "both": ["replay"], "layer": ["replay"]}
-        masks["prefill"] = [*masks["layer"], "graph"]
+        masks["prefill"] = [*masks["layer"], "graph", "prefill_dense"]
         efforts = ["calls", "budget_ms", *masks.get(group.level, [])]
         content: dict[str, Any] = {
             "group": group.name,
@@ -287,7 +299,3 @@ class Experiment:
         heads, layer = int(model.config["num_attention_heads"]), self._captured.layer()
         make = partial(self._captured.tensors, length)
         return Inputs(model.name, "probe", length, heads, layer, make)
-
-
-def _entry(spec: MethodSpec, keep: Any) -> Entry:
-    return Entry(spec, spec.build(), keep_policy(keep, spec))

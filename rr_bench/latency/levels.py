@@ -14,6 +14,7 @@ from method.blocks import BlockMask
 from method.density import check_causal, density_by_head
 from method.keep import KeepPolicy
 from method.ops.dense import dense_prefill
+from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.registry import MethodSpec
 from rr_bench.config.schema import RunSettings
 from rr_bench.latency.baselines import (
@@ -140,9 +141,17 @@ def dense_rows(bench: Bench, inputs: Inputs, level: str) -> Iterator[Candidate]:
         yield Candidate(row, partial(prepare, name))
 
 
-def dense_names(device: torch.device) -> list[str]:
-    """Dense back ends that have rows; on a GPU without PyTorch's CPU kernel."""
-    return [name for name in BASELINES if name != CPU or device.type == "cpu"]
+def dense_names(device: torch.device, chosen: list[str] | None = None) -> list[str]:
+    """Dense back ends that have rows: all or the chosen; on a GPU without PyTorch's CPU kernel.
+
+    Raises:
+        ConfigError: a chosen one is unknown.
+    """
+    for name in chosen or ():
+        if name not in BASELINES:
+            raise ConfigError(f"latency.prefill_dense: unknown {name!r}: {nearest(name, BASELINES)}")
+    there = [name for name in BASELINES if name != CPU or device.type == "cpu"]
+    return there if chosen is None else [name for name in there if name in chosen]
 
 
 def checked_dense(inputs: Inputs, name: str) -> tuple[DenseAttend, float]:

@@ -184,7 +184,8 @@ def model_rows(
         kernel = f"{prepared.backend}{suffix}"
         return replace(prepared, call=call_of(prefill), backend=kernel, uncounted_mib=memory)
 
-    for name in dense_names(bench.device):
+    chosen = bench.settings.latency.prefill_dense if level == "prefill" else None
+    for name in dense_names(bench.device, chosen):
         row = bench.row(inputs, level, "full", f"dense:{name}{suffix}", 1.0)
         yield Candidate(row, partial(by_dense, name))
     for entry in entries if own else bench.selecting(inputs, entries):
