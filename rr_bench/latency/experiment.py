@@ -175,11 +175,8 @@ class Experiment:
     def __init__(self, settings: RunSettings, device: Device) -> None:
         self.settings = settings
         specs = [spec for entry in settings.methods for spec in expand_method(entry)]
-        entries = [
-            Entry(spec, spec.build(), keep_policy(settings.keep, spec))
-            for spec in specs
-            if not spec.dense
-        ]
+        specs = [spec for spec in specs if not spec.dense]
+        entries = [Entry(spec, spec.build(), keep_policy(settings.keep, spec)) for spec in specs]
         self._geometries = [read_geometry(entry) for entry in settings.latency.models]
         self.facts = model_facts(settings) if settings.latency.captured else None
         self._captured = Captured(settings, self.facts) if self.facts else None
