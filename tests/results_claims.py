@@ -188,6 +188,16 @@ def _selection(method: str) -> str:
     return f"{100 * timed('selection', method)['of_dense']:.1f}"
 
 
+def of_h100() -> Iterator[str]:
+    rows = read_latency(ROOT / H100).done
+    (ceiling,) = rows.loc[rows["method"] == "matmul", "tflops"]
+    products = 32 * 128 * (128 * K) ** 2 / 8 / 1e12  # 2 for half of all pairs of strides
+    floor = products / ceiling / timed("attention", "full", backend="dense:fa3")["median_ms"] * 1e5
+    own = f"| XAttention's at most 5 % | {_selection('xattention(')} % | out of reach at stride 8"
+    yield f"{own}: its products, {products:.1f} TFLOP, take {floor:.1f} % at the ceiling's rate"
+    yield f"at stride 16 they would take {floor / 2:.1f} %"
+
+
 def of_qwen() -> Iterator[str]:
     dense = [cell(f"{QWEN}/published", "full", n)["score"] for n in LENGTHS]
     yield row("dense score, %", [f"{one:.1f}" for one in dense])
@@ -286,6 +296,7 @@ CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "models": (README, of_models),
     "speed": (README, of_speed),
     "beyond the paper": (README, of_beyond),
+    "latency on an H100": (f"{H100}/README.md", of_h100),
     "a language model": (f"{QWEN}/README.md", of_qwen),
     "beyond": (f"{QWEN}/README.md", of_qwen_beyond),
     "HELMET": (f"{QWEN}/README.md", of_qwen_helmet),
