@@ -2,7 +2,8 @@
 
 One program takes one query row of one head. Sorting is replaced by a search for the lowest score
 that is still kept: scores are non-negative, so their bits order as integers, and halving the range
-of bit patterns finds it exactly in at most 31 sums. The list is emitted by a prefix sum.
+of bit patterns finds it exactly in at most 31 sums; in far fewer, as each step also skips the patterns
+that no score has. The list is emitted by a prefix sum.
 :mod:`method.ops.top_p.torch` is the readable twin and explains the three rules.
 """
 
@@ -53,10 +54,14 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
     low = tl.minimum(low, high)
     while low < high:
         middle = low + (high - low) // 2
-        above = tl.sum(tl.where(bits > middle, amount, 0.0), 0)
+        higher = bits > middle
+        above = tl.sum(tl.where(higher, amount, 0.0), 0)
+        # Between two neighbouring scores nothing changes, so either end moves on to the next score.
+        down = tl.maximum(tl.max(tl.where(higher, -1, bits), 0), low)
+        up = tl.min(tl.where(higher, bits, high), 0)
         enough = above < need
-        high = tl.where(enough, middle, high)
-        low = tl.where(enough, low, middle + 1)
+        high = tl.where(enough, down, high)
+        low = tl.where(enough, low, up)
     above = tl.sum(tl.where(bits > low, amount, 0.0), 0)
     level = bits == low
     # Among equals the earlier block comes first.
