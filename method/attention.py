@@ -19,6 +19,9 @@ from method.ops.launch import Launches
 
 BACKENDS = ("auto", "hopper", "triton", "fa4", "torch", "reference")
 
+LAUNCHING = ("hopper", "triton")
+"""Back ends that do nothing but launch kernels through :mod:`method.ops.launch`."""
+
 VERSION = 1
 """Of the exact attention over kept blocks and its density; raise it when results change."""
 
@@ -153,13 +156,32 @@ class SparsePrefill:
             ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
             TypeError: dtypes differ or are not supported.
         """
+        if self._launches_only(query, key):
+            name = resolve_backend(query, self.backend)
+
+            def run() -> tuple[Tensor, Tensor]:
+                return self._attend(query, key, value, scale=scale, layer=layer, name=name)
+
+            output, density = self.launches.repeated(scale, (query, key, value), run)
+            return PrefillResult(output, density, name)
         with self.launches:
             return self._run(query, key, value, scale=scale, layer=layer)
+
+    def _launches_only(self, query: Tensor, key: Tensor) -> bool:
+        """Whether a call is nothing but launches of kernels, the same ones for all such tensors."""
+        return (
+            self.method.launches_only
+            and not self._dense(key)
+            and resolve_backend(query, self.backend) in LAUNCHING
+        )
+
+    def _dense(self, key: Tensor) -> bool:
+        return self.method.dense or key.shape[2] < self.dense_below
 
     def _run(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int
     ) -> PrefillResult:
-        if self.method.dense or key.shape[2] < self.dense_below:
+        if self._dense(key):
             output, kernel = dense_prefill(query, key, value, scale=scale)
             density = torch.ones(query.shape[:2], dtype=torch.float32, device=query.device)
             return PrefillResult(output, density, f"dense:{kernel}")
@@ -167,6 +189,14 @@ class SparsePrefill:
         if own is not None:
             return PrefillResult(*own, self.method.own_kernel(query))
         name = resolve_backend(query, self.backend)
+        return PrefillResult(
+            *self._attend(query, key, value, scale=scale, layer=layer, name=name), name
+        )
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, layer: int, name: str
+    ) -> tuple[Tensor, Tensor]:
+        """Output and density of selection and attention by a back end."""
         mask = self.method.select(query, key, scale=scale, layer=layer, keep=self.keep)
         output = block_sparse_attention(query, key, value, mask, scale=scale, backend=name)
-        return PrefillResult(output, density_by_head(mask), name)
+        return output, density_by_head(mask)

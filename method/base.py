@@ -55,6 +55,15 @@ class Method(ABC):
     judge a prompt by its last queries, or treat its last rows apart: a prompt that is cut into chunks
     is judged chunk by chunk."""
 
+    @property
+    def launches_only(self) -> bool:
+        """Whether, on a GPU, selecting does nothing but launch kernels through
+        :mod:`method.ops.launch`, the same ones in every layer: the executor then repeats the launches
+        that it has seen for such shapes, without asking the method. Only for a method whose
+        :meth:`attend` is None.
+        """
+        return False
+
     @abstractmethod
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -59,12 +59,15 @@ class BlockMask:
         counts: int32 ``[B, Hq, rows]``.
         q_len: query tokens.
         k_len: key tokens, at least ``q_len``.
+        density: what :func:`method.density.density_by_head` says of it, where the kernel that made the
+            lists has counted it as well.
     """
 
     indices: Tensor
     counts: Tensor
     q_len: int
     k_len: int
+    density: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_lengths(self.q_len, self.k_len)

@@ -25,6 +25,8 @@ def density_by_head(mask: BlockMask) -> Tensor:
 
     No host synchronisation: a recorder can collect these on the device and read them later.
     """
+    if mask.density is not None:
+        return mask.density
     total = causal_blocks(mask.q_len, mask.k_len)
     if not mask.counts.is_cuda:
         return mask.counts.sum(-1) / float(total)

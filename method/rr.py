@@ -14,7 +14,7 @@ from method.base import Knob, Method
 from method.blocks import BlockMask
 from method.keep import RR_KEEP, KeepPolicy
 from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
-from method.ops.rr_scores.torch import OFFSETS, block_scores
+from method.ops.rr_scores.torch import BY_LAYER, OFFSETS, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 SAMPLES = (*OFFSETS, "mean")
@@ -81,6 +81,11 @@ class RRAttention(Method):
         check_choices(
             "rr", self, selector=SELECTORS, offset=(*SAMPLES, *range(self.stride)), estimator=ESTIMATORS
         )
+
+    @property
+    def launches_only(self) -> bool:
+        """Whether the samples are the same in every layer."""
+        return self.tau < 1 and self.offset not in (*BY_LAYER, "mean")
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

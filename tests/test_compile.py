@@ -65,7 +65,7 @@ def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **option
     for position, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name == "factor":
+        elif name in ("factor", "total"):
             signature[name] = "fp32"
         else:
             named = pointers.get(name, "i32")
@@ -243,6 +243,7 @@ def test_selection_kernel_compiles(chip, width, pay):
     constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": pay}
     constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True}
     pointers = {"scores_ptr": "fp32", "share_ptr": "fp64", "index_ptr": "i32", "count_ptr": "i32"}
+    pointers |= {"tally_ptr": "i64", "density_ptr": "fp32"}
     warps = max(1, width // (32 * select_triton.LANE_SCORES))
     build(select_triton.select_kernel, chip, pointers, constants, num_warps=warps)
 

@@ -57,6 +57,20 @@ def map_lists(keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
+def add_share(count, tally_ptr, share_ptr, head, rows, total):
+    """Add a row's count of blocks to its head's. The last of the head's ``rows`` to come leaves the sum
+    over ``total`` and puts the tally, int64 and 0 before the first row, back to 0.
+    """
+    # The upper half of the tally counts rows, the lower half blocks.
+    own = count.to(tl.int64) + (1 << 32)
+    sum = tl.atomic_add(tally_ptr + head, own) + own
+    if (sum >> 32) == rows:
+        blocks = sum & 0xFFFFFFFF
+        tl.store(share_ptr + head, tl.div_rn(blocks.to(tl.float32), total))
+        tl.store(tally_ptr + head, 0)
+
+
+@triton.jit
 def share_kernel(count_ptr, share_ptr, rows, total, W: tl.constexpr):
     """Grid ``(B * Hq)``: sum of a head's counts over ``total``."""
     head = tl.program_id(0).to(tl.int64)

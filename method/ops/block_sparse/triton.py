@@ -17,6 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from method.blocks import BLOCK, BlockMask
 from method.ops.checks import check_attention, check_mask
+from method.ops.launch import Ready, kept
 from method.ops.softmax import add_tile
 from method.ops.triton_support import (
     Launch,
@@ -187,31 +188,60 @@ def block_sparse_triton(
         ValueError: shapes, lengths, devices or head size do not fit.
         TypeError: dtypes differ or are not supported.
     """
-    check_attention(query, key, value, scale)
-    check_mask(query, key, mask)
-    check_triton(query, "block_sparse_triton")
-    query, key, value = unit_stride(query), unit_stride(key), unit_stride(value)
-    indices = unit_stride(mask.indices)
+    options = scale, with_lse, launch
+    tensors = query, key, value, mask.indices, mask.counts
+    run, copied = kept(
+        "block_sparse_triton",
+        tensors,
+        (*options, mask.q_len, mask.k_len),
+        lambda: _prepare(query, key, value, mask, *options),
+    )
     batch, heads, q_len, dim = query.shape
     output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
     lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
-    launch = launch or launch_for("sparse", capability(query.device), dim, query.dtype)
-    keys: Tensor | TensorDescriptor = key
-    values: Tensor | TensorDescriptor = value
-    if launch.tma:
-        block = [1, 1, launch.block_n, padded_head(dim)]
-        keys, values = descriptor(key, block), descriptor(value, block)
-    sparse_attention_kernel[(batch * heads, mask.rows)](
-        query, keys, values, output, output if lse is None else lse, indices, mask.counts,
-        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *output.stride()[:3],
-        *indices.stride()[:3], *mask.counts.stride(),
-        heads, heads // key.shape[1], q_len, mask.k_len, scale * LOG2_E,
-        HEAD_DIM=dim, PADDED=padded_head(dim), ROW=BLOCK, BLOCK_N=launch.block_n,
-        WITH_LSE=with_lse, PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        TMA=launch.tma,
-        num_warps=launch.num_warps, num_stages=launch.num_stages,
-    )  # fmt: skip
+    query, key, value = (
+        one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
+    )
+    run(query, key, value, output, output if lse is None else lse, unit_stride(mask.indices), mask.counts)
     return output, lse
+
+
+def _prepare(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scale: float,
+    with_lse: bool,
+    launch: Launch | None,
+) -> tuple[Ready, list[bool]]:
+    """The launch for such tensors, and which of query, key and value must be copied."""
+    check_attention(query, key, value, scale)
+    check_mask(query, key, mask)
+    check_triton(query, "block_sparse_triton")
+    batch, heads, q_len, dim = query.shape
+    launch = launch or launch_for("sparse", capability(query.device), dim, query.dtype)
+    wanted = aligned if launch.tma else unit_stride
+    usable = unit_stride(query), wanted(key), wanted(value)
+    output_strides = q_len * heads * dim, dim, heads * dim
+    block = [1, 1, launch.block_n, padded_head(dim)]
+    run = Ready(
+        sparse_attention_kernel,
+        (batch * heads, mask.rows),
+        (
+            *(stride for one in usable for stride in one.stride()[:3]), *output_strides,
+            *unit_stride(mask.indices).stride()[:3], *mask.counts.stride(),
+            heads, heads // key.shape[1], q_len, mask.k_len, scale * LOG2_E,
+        ),
+        {
+            "HEAD_DIM": dim, "PADDED": padded_head(dim), "ROW": BLOCK, "BLOCK_N": launch.block_n,
+            "WITH_LSE": with_lse, "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
+            "TMA": launch.tma, "num_warps": launch.num_warps, "num_stages": launch.num_stages,
+        },
+        {place: descriptor(usable[place], block) for place in (1, 2)} if launch.tma else None,
+    )  # fmt: skip
+    own = zip(usable, (query, key, value), strict=True)
+    return run, [one.data_ptr() != given.data_ptr() for one, given in own]
 
 
 def descriptor(tensor: Tensor, block: list[int]) -> TensorDescriptor:

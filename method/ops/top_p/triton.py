@@ -19,8 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from method.blocks import BLOCK, BlockMask, check_lengths, num_blocks
+from method.density import causal_blocks
 from method.keep import KeepPolicy
-from method.ops.launch import Ready, kept
+from method.ops.launch import Ready, kept, stream_of
+from method.ops.lists import add_share
 from method.ops.triton_support import interpreting
 
 LANE_SCORES = 16
@@ -80,14 +82,15 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
 
 @triton.jit
 def select_kernel(
-    scores_ptr, share_ptr, index_ptr, count_ptr, first, heads, q_len, k_len, rows, columns,
-    released_rows, W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
+    scores_ptr, share_ptr, index_ptr, count_ptr, tally_ptr, density_ptr,
+    first, heads, q_len, k_len, rows, columns, released_rows, total, W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
     SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
 
     None of these rows sees more than ``W`` columns. ``PAY``: always-kept blocks pay first; rows with
-    the diagonal before ``released_rows`` follow the released rule.
+    the diagonal before ``released_rows`` follow the released rule. The density of every head, its blocks
+    over ``total``, is there when all its rows are.
     """
     row = first + tl.num_programs(0) - 1 - tl.program_id(0)
     member = tl.program_id(1)
@@ -117,7 +120,9 @@ def select_kernel(
     chosen = chosen & live
     place = tl.cumsum(chosen.to(tl.int32), 0) - 1
     tl.store(index_ptr + out * columns + place, at, mask=chosen)
-    tl.store(count_ptr + out, tl.sum(chosen.to(tl.int32), 0))
+    count = tl.sum(chosen.to(tl.int32), 0)
+    tl.store(count_ptr + out, count)
+    add_share(count, tally_ptr, density_ptr, member, rows, total)
 
 
 def widths(rows: int, columns: int, shift: int) -> list[tuple[int, int, int]]:
@@ -169,12 +174,16 @@ def select_blocks_triton(
     """
     shares_of = tau if isinstance(tau, int | float) else tuple(tau)
     options = q_len, k_len, shares_of, selector, keep, released_rows
-    launches, share = kept("top_p", (scores,), options, lambda: _prepare(scores, *options))
+    at = stream_of(scores.device) if scores.is_cuda else 0
+    launches, share, tally = kept(
+        "top_p", (scores,), (*options, at), lambda: _prepare(scores, *options)
+    )
     indices = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
     counts = torch.empty(scores.shape[:3], dtype=torch.int32, device=scores.device)
+    density = torch.empty(scores.shape[:2], dtype=torch.float32, device=scores.device)
     for launch in launches:
-        launch(scores, share, indices, counts)
-    return BlockMask(indices, counts, q_len, k_len)
+        launch(scores, share, indices, counts, tally, density)
+    return BlockMask(indices, counts, q_len, k_len, density)
 
 
 def _prepare(
@@ -185,8 +194,11 @@ def _prepare(
     selector: str,
     keep: KeepPolicy,
     released_rows: int | None,
-) -> tuple[list[Ready], Tensor]:
-    """The launches for such scores, and the shares that the heads keep."""
+) -> tuple[list[Ready], Tensor, Tensor]:
+    """The launches for such scores, the shares that the heads keep, and zeros to count blocks in.
+
+    Launches on one stream may share these, which the last row puts back to zero.
+    """
     batch, heads, rows, columns = scores.shape
     if (rows, columns) != (num_blocks(q_len), num_blocks(k_len)):
         raise ValueError(f"scores {tuple(scores.shape)} do not fit q_len={q_len}, k_len={k_len}")
@@ -201,7 +213,7 @@ def _prepare(
         Ready(
             select_kernel,
             (end - first, batch * heads),
-            (first, heads, q_len, k_len, rows, columns, early),
+            (first, heads, q_len, k_len, rows, columns, early, float(causal_blocks(q_len, k_len))),
             {
                 "W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": selector != "top_p",
                 "SINK": keep.sink, "DIAGONAL": keep.diagonal, "LAST_ROW": keep.last_row,
@@ -210,4 +222,5 @@ def _prepare(
         )
         for width, first, end in widths(rows, columns, k_len - q_len)
     ]  # fmt: skip
-    return launches, shares(tau, heads, scores.device)
+    tally = torch.zeros(batch * heads, dtype=torch.int64, device=scores.device)
+    return launches, shares(tau, heads, scores.device), tally
