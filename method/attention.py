@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -156,24 +156,20 @@ class SparsePrefill:
             ValueError: shapes, lengths, devices, head size or ``backend`` do not fit.
             TypeError: dtypes differ or are not supported.
         """
-        if self._launches_only(query, key):
-            name = resolve_backend(query, self.backend)
-
-            def run() -> tuple[Tensor, Tensor]:
-                return self._attend(query, key, value, scale=scale, layer=layer, name=name)
-
+        name = self._launching(query, key)
+        if name is not None:
+            run = partial(self._attend, query, key, value, scale=scale, layer=layer, name=name)
             output, density = self.launches.repeated(scale, (query, key, value), run)
             return PrefillResult(output, density, name)
         with self.launches:
             return self._run(query, key, value, scale=scale, layer=layer)
 
-    def _launches_only(self, query: Tensor, key: Tensor) -> bool:
-        """Whether a call is nothing but launches of kernels, the same ones for all such tensors."""
-        return (
-            self.method.launches_only
-            and not self._dense(key)
-            and resolve_backend(query, self.backend) in LAUNCHING
-        )
+    def _launching(self, query: Tensor, key: Tensor) -> str | None:
+        """The back end, if a call does nothing but launch kernels, the same for all such tensors."""
+        if not self.method.launches_only or self._dense(key):
+            return None
+        name = resolve_backend(query, self.backend)
+        return name if name in LAUNCHING else None
 
     def _dense(self, key: Tensor) -> bool:
         return self.method.dense or key.shape[2] < self.dense_below

@@ -18,6 +18,8 @@ from method.ops.rr_scores.torch import BY_LAYER, OFFSETS, block_scores
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 SAMPLES = (*OFFSETS, "mean")
+NO_REPEAT = (*BY_LAYER, "mean")
+"""Samples that differ from layer to layer, or that PyTorch takes."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class RRAttention(Method):
 
     @property
     def launches_only(self) -> bool:
-        """Whether the samples are the same in every layer."""
-        return self.tau < 1 and self.offset not in (*BY_LAYER, "mean")
+        """So it is on a GPU, where all layers sample alike."""
+        return self.tau < 1 and self.offset not in NO_REPEAT
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from ctypes import sizeof
+from types import SimpleNamespace
+
 import pytest
 import torch
 import triton
@@ -11,11 +15,13 @@ from triton.compiler import ASTSource
 from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 
 from method.blocks import BLOCK
+from method.ops import direct
 from method.ops import lists as lists_triton
 from method.ops.block_energy import triton as energy_triton
 from method.ops.block_sparse import triton as sparse_triton
 from method.ops.block_sparse.hopper import HopperLaunch, shared_layout
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.direct import DESCRIPTOR_BYTES, direct_kernel
 from method.ops.rr_scores import exact as exact_triton
 from method.ops.rr_scores import hopper as estimate_hopper
 from method.ops.rr_scores import key_sums as pool_triton
@@ -78,12 +84,38 @@ def build(kernel, chip: int, pointers: dict[str, str], constants: dict, **option
     compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
     assert len(compiled.asm["cubin"]) > 0
     assert compiled.metadata.shared <= SHARED[chip]
+    assert given_directly(compiled) == wanted(compiled)
     return compiled
+
+
+def wanted(compiled) -> list[int]:
+    """Bytes of every parameter of the machine code."""
+    entry = compiled.asm["ptx"].split(".entry", 1)[1].split("{", 1)[0]
+    kinds = re.findall(r"\.param(?: \.align \d+)? \.([a-z])(\d+)[^,)]*?(?:\[(\d+)\])?[,\n]", entry)
+    return [int(bits) // 8 * int(many or 1) for _, bits, many in kinds]
+
+
+def given_directly(compiled) -> list[int]:
+    """Bytes of every argument of a direct launch, which takes tensors first, then numbers."""
+    types = list(compiled.src.signature.values())
+    descriptors = {}
+    for place, kind in enumerate(types):
+        if kind.startswith("tensordesc"):
+            sizes = [1] * (kind.split("]")[0].count(",") + 1)
+            descriptors[place] = SimpleNamespace(shape=sizes, strides=sizes)
+    made = SimpleNamespace(metadata=compiled.metadata, src=compiled.src, function=1)
+    kernel = direct_kernel(made, (1, 1, 1), [0] * len(types), descriptors)
+    assert kernel is not None
+    return [
+        8 if isinstance(one, int) else DESCRIPTOR_BYTES if isinstance(one, tuple) else sizeof(one)
+        for one in kernel.arguments
+    ]
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Compile for real, and leave nothing behind."""
+    """Compile for real, and leave nothing behind; no driver is needed to see what it would be given."""
+    monkeypatch.setattr(direct, "_driver", object)
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
 
 

@@ -56,7 +56,7 @@ class Descriptor:
     def __init__(self, descriptor: Any, meta: Any) -> None:
         self._descriptor, self._meta = descriptor, meta
         self._encoded: dict[int, tuple[int, Any]] = {}
-        self.numbers = [ctypes.c_int32(size) for size in descriptor.shape]
+        self.numbers: list[Any] = [ctypes.c_int32(size) for size in descriptor.shape]
         """What kernels are given behind a descriptor."""
         self.numbers += [ctypes.c_int64(stride) for stride in descriptor.strides]
 
@@ -95,7 +95,7 @@ class Kernel:
         grid: programs along three dimensions.
         threads: of a program.
         shared: bytes of shared memory of a program.
-        arguments: in order, the place of a tensor, a descriptor and the place of its tensor, or a number.
+        arguments: in order: the place of a tensor; a descriptor and the place of its tensor; a number.
         tensors: arguments that are tensors.
     """
 

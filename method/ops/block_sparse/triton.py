@@ -202,7 +202,8 @@ def block_sparse_triton(
     query, key, value = (
         one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
     )
-    run(query, key, value, output, output if lse is None else lse, unit_stride(mask.indices), mask.counts)
+    indices = unit_stride(mask.indices)
+    run(query, key, value, output, output if lse is None else lse, indices, mask.counts)
     return output, lse
 
 

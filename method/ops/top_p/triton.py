@@ -83,14 +83,15 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
 @triton.jit
 def select_kernel(
     scores_ptr, share_ptr, index_ptr, count_ptr, tally_ptr, density_ptr,
-    first, heads, q_len, k_len, rows, columns, released_rows, total, W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
+    first, heads, q_len, k_len, rows, columns, released_rows, total,
+    W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
     SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
 
     None of these rows sees more than ``W`` columns. ``PAY``: always-kept blocks pay first; rows with
-    the diagonal before ``released_rows`` follow the released rule. The density of every head, its blocks
-    over ``total``, is there when all its rows are.
+    the diagonal before ``released_rows`` follow the released rule. A head's density, its blocks over
+    ``total``, is there when all its rows are.
     """
     row = first + tl.num_programs(0) - 1 - tl.program_id(0)
     member = tl.program_id(1)
