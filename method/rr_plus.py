@@ -11,7 +11,14 @@ from method.base import Knob, Method
 from method.blocks import BlockMask, causal_map
 from method.keep import RR_KEEP, KeepPolicy
 from method.ops.checks import ESTIMATORS, check_choices, check_stride, uses_triton
-from method.ops.rr_scores.torch import KEYS, OFFSETS, OVER_SAMPLES, WITH_KERNEL, block_scores
+from method.ops.rr_scores.torch import (
+    BY_LAYER,
+    KEYS,
+    OFFSETS,
+    OVER_SAMPLES,
+    WITH_KERNEL,
+    block_scores,
+)
 from method.ops.top_p.torch import SELECTORS, select_mask
 
 RULES = (*SELECTORS, "relative")
@@ -95,6 +102,12 @@ class RRPlus(Method):
             offset=(*OFFSETS, *range(self.stride)),
             estimator=ESTIMATORS,
         )
+
+    @property
+    def launches_only(self) -> bool:
+        """So it is on a GPU by mean keys; exact ones are estimated by launches that are made anew."""
+        alike = self.offset not in BY_LAYER and self.selector != "relative"
+        return alike and self.keys == "mean" and self.tau < 1
 
     def select(
         self, query: Tensor, key: Tensor, *, scale: float, layer: int, keep: KeepPolicy

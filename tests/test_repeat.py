@@ -8,6 +8,7 @@ import torch
 from method.ops import launch, repeat
 from method.ops.launch import Launches, Ready, kept
 from method.rr import RRAttention
+from method.rr_plus import RRPlus
 
 
 class Kernel:
@@ -145,7 +146,10 @@ def test_a_failed_call_is_traced_again():
     assert call.asked == 3
 
 
-def test_rr_repeats_where_all_layers_sample_alike():
+def test_methods_repeat_where_all_layers_launch_alike():
     assert RRAttention().launches_only and RRAttention(offset=3).launches_only
     for changed in ({"offset": "head_layer"}, {"offset": "random"}, {"offset": "mean"}, {"tau": 1.0}):
         assert not RRAttention(**changed).launches_only
+    assert RRPlus(keys="mean").launches_only
+    for changed in ({"offset": "random"}, {"selector": "relative"}, {"tau": 1.0}, {"keys": "exact"}):
+        assert not RRPlus(**{"keys": "mean", **changed}).launches_only
