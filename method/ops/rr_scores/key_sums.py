@@ -29,7 +29,9 @@ def pool_keys_kernel(
     wide = (dims < HEAD_DIM)[None, :]
     base = k_ptr + item * stride_kb + head * stride_kh + dims[None, :]
     total = tl.zeros([TILE, PADDED], tl.float32)
-    for token in range(0, STRIDE):
+    # Unrolled, so that several tokens are asked for before the first is there.
+    TOGETHER: tl.constexpr = min(STRIDE, 8)
+    for token in tl.range(0, STRIDE, loop_unroll_factor=TOGETHER):
         at = index * STRIDE + token
         ptrs = base + at.to(tl.int64)[:, None] * stride_kl
         total += tl.load(ptrs, mask=(at < k_len)[:, None] & wide, other=0.0).to(tl.float32)
