@@ -12,7 +12,7 @@ from torch import Tensor
 from method.ops.launch import Ready, kept
 from method.ops.triton_support import check_triton, padded_head, unit_stride
 
-POOL_STRIDES = 32
+POOL_STRIDES = 16
 
 
 @triton.jit
