@@ -19,7 +19,7 @@ LENGTHS = (4096, 8192, 16384)
 
 
 def rows(method: str, times: tuple[float, ...], **changes) -> list[Row]:
-    row = Row("both", "m", "probe", method, "k", None, status="done")
+    row = Row("both", "m", "captured", method, "k", None, status="done")
     cases = zip(LENGTHS, times, strict=True)
     return [replace(row, length=length, median_ms=time, **changes) for length, time in cases]
 

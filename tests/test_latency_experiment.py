@@ -67,7 +67,7 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert tuple(lines[0]) == COLUMNS
     rows = rows_of(settings)
     assert {row.level for row in rows} == set(LEVELS)
-    assert {row.inputs for row in rows} == {"random", "mask", "replay", "probe"}
+    assert {row.inputs for row in rows} == {"random", "mask", "replay", "captured"}
     for row in rows:
         assert row.status in ("done", "missing") and row.device == "cpu"
         assert (row.median_ms is not None) == (row.status == "done") == (row.reason is None)
@@ -76,10 +76,10 @@ def test_all_levels_on_a_cpu(make, capsys):
     assert ("prefill", "rr(tau=0.95)", "torch") in done
     assert ("layer", "streaming(window=896)", "torch") in done
     assert ("attention", "full", "dense:cpu-flash") in done
-    assert {row.model for row in rows if row.inputs == "probe"} == {"small"}
+    assert {row.model for row in rows if row.inputs == "captured"} == {"small"}
     whole = [row for row in rows if (row.level, row.model, row.status) == ("prefill", "small", "done")]
     assert {row.method for row in whole} == {"full", "rr(tau=0.95)"}
-    assert all(row.inputs == "probe" and row.density is not None for row in whole)
+    assert all(row.inputs == "captured" and row.density is not None for row in whole)
     reasons = {row.backend: row.reason for row in rows if row.status == "missing"}
     assert any(row.level == "host" and "needs a GPU" in row.reason for row in rows if row.reason)
     assert reasons["dense:cudnn"] == "needs a GPU" and "GPUs only" in reasons["fa4"]

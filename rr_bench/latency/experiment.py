@@ -295,4 +295,4 @@ class Experiment:
         assert self._captured is not None
         heads, layer = int(model.config["num_attention_heads"]), self._captured.layer()
         make = partial(self._captured.tensors, length)
-        return Inputs(model.name, "probe", length, heads, layer, make)
+        return Inputs(model.name, "captured", length, heads, layer, make)

@@ -128,7 +128,7 @@ class Inputs:
 
     Attributes:
         model: the shape's or the model's name.
-        kind: ``random`` or ``probe``.
+        kind: ``random`` or ``captured``.
         length: tokens asked for.
         heads: query heads.
         layer: the layer that they are taken to belong to: methods may leave the first ones dense.

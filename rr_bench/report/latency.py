@@ -33,7 +33,7 @@ LEVELS = {
 DENSITY = 0.35
 """Where rows have set densities, figures by length show the one nearest to this."""
 
-INPUTS = ("replay", "probe", "random")
+INPUTS = ("replay", "captured", "random")
 """Inputs by preference: a figure of methods shows the first of these that its level has."""
 
 RIVALS = {"flex_attention": "flex_attention", "fa4": "FA4 block-sparse"}

@@ -23,8 +23,8 @@ DEFINITIONS = """\
   row's time; above 1 the row is faster.
 - **density**: percent of the causal blocks that attention computes. A speed-up holds for its density.
 - inputs **mask**: a block mask of a set density, the kernel alone. **replay**: selection timed in full,
-  attention over a mask of the set density. **random**, **probe**: attention over what the method
-  selected on random inputs, or on queries and keys of the probe's own prompts.
+  attention over a mask of the set density. **random**, **captured**: attention over what the method
+  selected on random inputs, or on queries and keys of the named model's own prompt.
 - **TFLOP/s** counts the kept blocks alone, of a diagonal block its lower triangle.
 - **of strongest dense**: a selection's time in percent of the fastest dense attention's, a kernel's
   rate as a part of its rate.

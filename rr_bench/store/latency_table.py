@@ -39,8 +39,8 @@ class Row:
         level: ceiling, attention, selection, both (selection and attention), host (the time to queue
             both), layer or prefill.
         model: shape's name, or the model that queries, keys and values were captured from.
-        inputs: ``random``; ``mask``: random, under a random mask of the given density; ``probe``:
-            captured; ``replay``: random, the selection's mask exchanged for a random one.
+        inputs: ``random``; ``mask``: random, under a random mask of the given density; ``captured``:
+            of a prompt of the model; ``replay``: random, a random mask in place of the selection's.
         method: the method's label; ``full`` dense, ``mask`` no selection at all.
         backend: kernel that computed attention; of a selection the method's estimator.
         length: tokens, as asked for; captured prompts are up to some hundred shorter.
