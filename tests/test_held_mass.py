@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -159,5 +160,7 @@ def test_the_table_names_the_worst_head_and_figures_go_on(tmp_path):
     with matplotlib.rc_context(RC):
         figure = heat_maps(cells_of(tmp_path)[-2:], "a task")
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert len(shown) == 6 and all(one.shape == (3, 2) and one.max() == 100 for one in shown)
+    assert len(shown) == 8 and all(one.shape == (3, 2) for one in shown)
+    for panel, name in zip(shown, ["density", "mass", "worst", "oracle_max_worst"] * 2, strict=True):
+        assert np.array_equal(panel, 100 * np.array(GOOD[name]).T)
     assert read_json(next(tmp_path.glob("cells/*/diagnosis.json")))["prompts"] == 3

@@ -43,9 +43,10 @@ CAPTION = (
     "take in every query row as many blocks as the line's method, by summed and by largest true mass."
 )
 PANELS = {
-    "mass": "mean query",
-    "worst": "worst query",
-    "oracle_max_worst": "… of oracle_max",
+    "density": "density",
+    "mass": "mean\nquery",
+    "worst": "worst\nquery",
+    "oracle_max_worst": "worst of\noracle_max",
 }
 """Tables that the figure shows, and what it calls them."""
 
@@ -107,7 +108,8 @@ def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
         axes.set_xlabel("layer")
     bar = figure.colorbar(image, ax=grid, location="bottom", aspect=40, pad=0.02)
     bar.set_label(
-        "Attention mass in the blocks (%); beside a method its density;\n"
+        "Density, and attention mass in the blocks (%);\n"
+        "beside a method its mean density;\n"
         "worst: of each query block the query that keeps least",
         fontsize=RC["axes.labelsize"],
     )
