@@ -66,10 +66,8 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
         low = tl.where(enough, low, up)
     above = tl.sum(tl.where(bits > low, amount, 0.0), 0)
     level = bits == low
-    # Among equals the earlier block comes first. They are rare, and counting them is dear.
-    order = tl.zeros([W], tl.int32)
-    if tl.sum(level.to(tl.int32), 0) > 1:
-        order = tl.cumsum(level.to(tl.int32), 0) - 1
+    # Among equals the earlier block comes first.
+    order = tl.cumsum(level.to(tl.int32), 0) - 1
     value = tl.max(tl.where(level, exact, 0.0), 0)
     before = tl.where(level, above + order.to(WORK) * value, 0.0)
     chosen = (bits >= low) & (before < need)
@@ -78,9 +76,7 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
         left = tl.where(chosen, -1, bits)
         following = (left >= 0) & (left == tl.max(left, 0))
         room = tl.where(total > 0, more, 0)
-        at = tl.arange(0, W)
-        earliest = tl.min(tl.where(following, at, W), 0)
-        chosen = chosen | (at == tl.where(room > 0, earliest, W))
+        chosen = chosen | (following & (tl.cumsum(following.to(tl.int32), 0) <= room))
     return chosen
 
 
