@@ -36,7 +36,7 @@ def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
     units = torch.cuda.get_device_properties(device).multi_processor_count
     sizes = estimate.sizes(SAMPLES)
     programs = min(sizes[0] * sizes[-1], units)
-    size, room = estimate.scratch(programs, SAMPLES, KEYS)
+    size, room = estimate.scratch(programs, SAMPLES, KEYS, packed=2)
     launch = Ready(
         block_scores_gluon_kernel,
         (programs,),

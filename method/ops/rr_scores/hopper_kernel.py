@@ -4,7 +4,9 @@ One tile is 256 samples of one head. The producer warp streams the pooled keys i
 four consumer warpgroups owns 64 samples, so that one's softmax runs beside another's product. A
 softmax needs the sum over a whole row before any of its parts can be compared with those of
 another row, so the consumers leave every chunk's block sums in a scratch buffer of their program,
-relative to the highest logit up to there, and weigh and reduce them once the row is through.
+relative to the highest logit up to there, and weigh and reduce them once the row is through. The sums
+are kept in fp16, so that at 128K all programs' scratch fits into the cache: a score is off by at most
+1 part in 2000.
 
 Written in Gluon, which has no interpreter: :mod:`method.ops.rr_scores.triton` is the same function
 for every other chip, and :mod:`method.ops.rr_scores.torch` explains the rule.
@@ -28,6 +30,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 # Renamed in Triton 3.7.
 _sync = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+
+
+SUM_UNIT = gl.constexpr(1024.0)
+"""What 1 is in the fp16 block sums: 32 weights of at most 1 fit, and less than 2^-35 of one is lost."""
 
 
 @gluon.jit
@@ -133,7 +139,7 @@ def _block_sums(
     logits, peak, norm, factor, last, sums_at, peaks_at,
     KEYS: gl.constexpr, PER: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
-    """Sums by key block of a chunk's weights, left in scratch; the row's running peak and sums.
+    """Sums by key block of a chunk's weights, left in scratch as fp16; the row's running peak and sums.
 
     ``last`` is the last column that a sample sees, counted within the chunk.
     """
@@ -166,7 +172,7 @@ def _block_sums(
     layout: gl.constexpr = sums.type.layout
     row = _scratch_row(gl.arange(0, OWN, layout=gl.SliceLayout(1, layout)), PER)
     column = gl.arange(0, BLOCKS, layout=gl.SliceLayout(0, layout))
-    gl.store(sums_at + row[:, None] * BLOCKS + column[None, :], sums)
+    gl.store(sums_at + row[:, None] * BLOCKS + column[None, :], (sums * SUM_UNIT).to(gl.float16))
     gl.store(peaks_at + gl.arange(0, OWN, layout=base.type.layout), base)
     return new_peak, norm
 
@@ -207,7 +213,7 @@ def _weigh(
         at = at + _scratch_row(sample, PER)[None, :]
         at3 = gl.expand_dims(at, 2) * BLOCKS + gl.expand_dims(gl.expand_dims(block, 0), 0)
         live3 = gl.expand_dims(live[:, None], 2)
-        sums = gl.load(sums_at + at3, mask=live3, other=0.0)
+        sums = gl.load(sums_at + at3, mask=live3, other=0.0).to(gl.float32)
         mass = (sums * gl.expand_dims(weight, 2)).reshape([CHUNKS, OWN // PER, PER, BLOCKS])
         mass = gl.max(mass, 2) if MAXIMUM else gl.sum(mass, 2)
         M: gl.constexpr = mass.type.layout
@@ -258,9 +264,9 @@ def _consumer(
     members, heads, group, q_len, shift, strides, rows, columns, tiles = problem
     k_ready, k_free = bars
     q = q_bufs.index(WHO)
-    scratch = scratch_ptr + gl.program_id(0).to(gl.int64) * chunk_room * SAMPLES * (BLOCKS + 1)
-    sums_at = scratch + WHO * OWN * BLOCKS
-    peaks_at = scratch + chunk_room * (SAMPLES * BLOCKS) + WHO * OWN
+    scratch = scratch_ptr + gl.program_id(0).to(gl.int64) * chunk_room * SAMPLES * (BLOCKS // 2 + 1)
+    sums_at = scratch.to(gl.pointer_type(gl.float16), bitcast=True) + WHO * OWN * BLOCKS
+    peaks_at = scratch + chunk_room * (SAMPLES * BLOCKS // 2) + WHO * OWN
     step = 0
     turn = 0
     index = _next_tile(turn, slots, tile_bars)
@@ -310,7 +316,7 @@ def _consumer(
         # What this warpgroup wrote, other threads of it read.
         _sync()
         total = gl.convert_layout(gl.sum(norm, 1), peak.type.layout)
-        share = gl.where(token < q_len, 1.0 / total, 0.0)
+        share = gl.where(token < q_len, 1.0 / (SUM_UNIT * total), 0.0)
         _weigh(
             scores_ptr + member.to(gl.int64) * rows * columns, sums_at, peaks_at, peak, share,
             first // PER, chunks, rows, columns, KEYS, PER, SAMPLES, MAXIMUM,

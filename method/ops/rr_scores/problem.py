@@ -65,7 +65,10 @@ class Estimate:
         sizes = heads, group, q_len, self.k_len - q_len, strides, rows, columns, tiles
         return batch * heads, *sizes
 
-    def scratch(self, programs: int, samples: int, block_n: int) -> tuple[int, int]:
-        """Floats of all programs' scratch, and the chunks of ``block_n`` strides that one's holds."""
-        room = triton.cdiv(self.pooled_shape[2], block_n)
-        return programs * room * samples * (block_n * self.stride // BLOCK + 1), room
+    def scratch(self, programs: int, samples: int, block_n: int, packed: int = 1) -> tuple[int, int]:
+        """Floats of all programs' scratch, and the chunks of ``block_n`` strides that one's holds.
+
+        A sample of a chunk has a block sum for each key block, ``packed`` to a float, and a maximum.
+        """
+        room, sums = triton.cdiv(self.pooled_shape[2], block_n), block_n * self.stride // BLOCK
+        return programs * room * samples * (sums // packed + 1), room

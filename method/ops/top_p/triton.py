@@ -2,8 +2,8 @@
 
 One program takes one query row of one head. Sorting is replaced by a search for the lowest score
 that is still kept: scores are non-negative, so their bits order as integers, and halving the range
-of bit patterns finds it exactly in at most 31 sums; in far fewer, as each step also skips the patterns
-that no score has. The list is emitted by a prefix sum.
+of bit patterns finds it exactly in at most 31 sums; rows of one warp in a third of these, as each step
+skips the patterns that no score has. The list is emitted by a prefix sum.
 :mod:`method.ops.top_p.torch` is the readable twin and explains the three rules.
 """
 
@@ -27,6 +27,9 @@ from method.ops.triton_support import interpreting
 
 LANE_SCORES = 16
 """Scores one lane of a warp holds in registers."""
+
+_ONE_WARP = tl.constexpr(32 * LANE_SCORES)
+"""Columns that one warp holds: more make every reduction an exchange between warps."""
 
 _NARROWEST = 256
 """Columns of the narrowest kernel; rows that see more go to one of twice the width, and so on."""
@@ -58,9 +61,11 @@ def _top(mass, live, paying, share, more, W: tl.constexpr, WORK: tl.constexpr, P
         middle = low + (high - low) // 2
         higher = bits > middle
         above = tl.sum(tl.where(higher, amount, 0.0), 0)
-        # Between two neighbouring scores nothing changes, so either end moves on to the next score.
-        down = tl.maximum(tl.max(tl.where(higher, -1, bits), 0), low)
-        up = tl.min(tl.where(higher, bits, high), 0)
+        down, up = middle, middle + 1
+        if W <= _ONE_WARP:
+            # Between two neighbouring scores nothing changes, so either end moves on to the next.
+            down = tl.maximum(tl.max(tl.where(higher, -1, bits), 0), low)
+            up = tl.min(tl.where(higher, bits, high), 0)
         enough = above < need
         high = tl.where(enough, down, high)
         low = tl.where(enough, low, up)
