@@ -238,7 +238,7 @@ def test_hopper_estimate_compiles(dim, dtype, stride, maximum):
     padded, keys = padded_head(dim), estimate_hopper.KEYS
     constants = {"HEAD_DIM": dim, "DIM": padded, "STRIDE": stride, "PER": BLOCK // stride}
     constants |= {"KEYS": keys, "STAGES": estimate_hopper.STAGES}
-    constants |= {"SAMPLES": estimate_hopper.SAMPLES, "MAXIMUM": maximum}
+    constants |= {"SAMPLES": estimate_hopper.SAMPLES, "MAXIMUM": maximum, "PACKED": maximum}
     registers = estimate_hopper.REGISTERS
     constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), registers, strict=True))
     layout = estimate_hopper.keys_layout(padded)

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from method.ops.rr_scores import hopper
 from method.ops.rr_scores.torch import block_scores
 from method.ops.rr_scores.triton import block_scores_triton
 from tests.attention_cases import Case, tensors
@@ -41,6 +42,18 @@ def test_scores_match_the_twin(case, stride, hopper, over_samples, dtype, poison
     options = {"scale": 0.2, "stride": stride, "over_samples": over_samples}
     truth = block_scores(query, key, **options)
     scores = block_scores_triton(query, key, **options, hopper=hopper)
+    torch.testing.assert_close(scores, truth, atol=5e-5, rtol=5e-4)
+
+
+@pytest.mark.parametrize("over_samples", ["sum", "max"])
+@pytest.mark.parametrize("stride", [4, 8, 64])
+@pytest.mark.parametrize("case", CASES[::2], ids=str)
+def test_scores_match_the_twin_where_sums_are_packed(case, stride, over_samples, monkeypatch, poisoned):
+    monkeypatch.setattr(hopper, "packs", lambda size, device: True)
+    query, key, _ = tensors(case, torch.bfloat16, "cuda", seed=stride)
+    options = {"scale": 0.2, "stride": stride, "over_samples": over_samples}
+    truth = block_scores(query, key, **options)
+    scores = block_scores_triton(query, key, **options, hopper=True)
     torch.testing.assert_close(scores, truth, atol=5e-5, rtol=5e-4)
 
 

@@ -25,6 +25,11 @@ def keys_layout(dim: int) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout(swizzle_byte_width=min(128, 2 * dim), element_bitwidth=16, rank=3)
 
 
+def packs(size: int, device: torch.device) -> bool:
+    """Whether block sums are kept in fp16, as ``size`` bytes of scratch do not fit into the cache."""
+    return size > torch.cuda.get_device_properties(device).L2_cache_size
+
+
 def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
     """The estimate on a chip of compute capability 9.0; bf16 and fp16."""
     device, dim = estimate.device, estimate.query_shape[3]
@@ -36,7 +41,8 @@ def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
     units = torch.cuda.get_device_properties(device).multi_processor_count
     sizes = estimate.sizes(SAMPLES)
     programs = min(sizes[0] * sizes[-1], units)
-    size, room = estimate.scratch(programs, SAMPLES, KEYS, packed=2)
+    packed = packs(4 * estimate.scratch(programs, SAMPLES, KEYS)[0], device)
+    size, room = estimate.scratch(programs, SAMPLES, KEYS, packed=2 if packed else 1)
     launch = Ready(
         block_scores_gluon_kernel,
         (programs,),
@@ -44,8 +50,8 @@ def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
         {
             "HEAD_DIM": dim, "DIM": padded, "STRIDE": estimate.stride,
             "PER": BLOCK // estimate.stride, "SAMPLES": SAMPLES, "KEYS": KEYS, "STAGES": STAGES,
-            "MAXIMUM": maximum, "CONSUMER_REGS": REGISTERS[0], "PRODUCER_REGS": REGISTERS[1],
-            "num_warps": 4,
+            "MAXIMUM": maximum, "PACKED": packed, "CONSUMER_REGS": REGISTERS[0],
+            "PRODUCER_REGS": REGISTERS[1], "num_warps": 4,
         },
         {1: keys},
     )  # fmt: skip

@@ -4,9 +4,8 @@ One tile is 256 samples of one head. The producer warp streams the pooled keys i
 four consumer warpgroups owns 64 samples, so that one's softmax runs beside another's product. A
 softmax needs the sum over a whole row before any of its parts can be compared with those of
 another row, so the consumers leave every chunk's block sums in a scratch buffer of their program,
-relative to the highest logit up to there, and weigh and reduce them once the row is through. The sums
-are kept in fp16, so that at 128K all programs' scratch fits into the cache: a score is off by at most
-1 part in 2000.
+relative to the highest logit up to there, and weigh and reduce them once the row is through. Where
+these would not fit into the cache they are kept in fp16: a score is then off by up to 1 part in 2000.
 
 Written in Gluon, which has no interpreter: :mod:`method.ops.rr_scores.triton` is the same function
 for every other chip, and :mod:`method.ops.rr_scores.torch` explains the rule.
@@ -33,7 +32,7 @@ _sync = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 SUM_UNIT = gl.constexpr(1024.0)
-"""What 1 is in the fp16 block sums: 32 weights of at most 1 fit, and less than 2^-35 of one is lost."""
+"""What 1 is in fp16 block sums: 32 weights of at most 1 fit, and less than 2^-35 of one is lost."""
 
 
 @gluon.jit
@@ -135,11 +134,17 @@ def _scratch_row(sample, PER: gl.constexpr):
 
 
 @gluon.jit
+def _kept(sums, PACKED: gl.constexpr):
+    """Block sums as scratch holds them."""
+    return (sums * SUM_UNIT).to(gl.float16) if PACKED else sums
+
+
+@gluon.jit
 def _block_sums(
     logits, peak, norm, factor, last, sums_at, peaks_at,
-    KEYS: gl.constexpr, PER: gl.constexpr, MASKED: gl.constexpr,
+    KEYS: gl.constexpr, PER: gl.constexpr, PACKED: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
-    """Sums by key block of a chunk's weights, left in scratch as fp16; the row's running peak and sums.
+    """Sums by key block of a chunk's weights, left in scratch; the row's running peak and sums.
 
     ``last`` is the last column that a sample sees, counted within the chunk.
     """
@@ -172,7 +177,7 @@ def _block_sums(
     layout: gl.constexpr = sums.type.layout
     row = _scratch_row(gl.arange(0, OWN, layout=gl.SliceLayout(1, layout)), PER)
     column = gl.arange(0, BLOCKS, layout=gl.SliceLayout(0, layout))
-    gl.store(sums_at + row[:, None] * BLOCKS + column[None, :], (sums * SUM_UNIT).to(gl.float16))
+    gl.store(sums_at + row[:, None] * BLOCKS + column[None, :], _kept(sums, PACKED))
     gl.store(peaks_at + gl.arange(0, OWN, layout=base.type.layout), base)
     return new_peak, norm
 
@@ -251,7 +256,7 @@ def _consumer(
     inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
     WHO: gl.constexpr, SAMPLES: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     KEYS: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
-    MAXIMUM: gl.constexpr,
+    MAXIMUM: gl.constexpr, PACKED: gl.constexpr,
 ):  # fmt: skip
     """Block scores of 64 samples of every tile; ``WHO`` is 0 to 3."""
     OWN: gl.constexpr = 64
@@ -264,9 +269,13 @@ def _consumer(
     members, heads, group, q_len, shift, strides, rows, columns, tiles = problem
     k_ready, k_free = bars
     q = q_bufs.index(WHO)
-    scratch = scratch_ptr + gl.program_id(0).to(gl.int64) * chunk_room * SAMPLES * (BLOCKS // 2 + 1)
-    sums_at = scratch.to(gl.pointer_type(gl.float16), bitcast=True) + WHO * OWN * BLOCKS
-    peaks_at = scratch + chunk_room * (SAMPLES * BLOCKS // 2) + WHO * OWN
+    FLOATS: gl.constexpr = BLOCKS // 2 if PACKED else BLOCKS
+    scratch = scratch_ptr + gl.program_id(0).to(gl.int64) * chunk_room * SAMPLES * (FLOATS + 1)
+    peaks_at = scratch + chunk_room * (SAMPLES * FLOATS) + WHO * OWN
+    if PACKED:
+        sums_at = scratch.to(gl.pointer_type(gl.float16), bitcast=True) + WHO * OWN * BLOCKS
+    else:
+        sums_at = scratch + WHO * OWN * BLOCKS
     step = 0
     turn = 0
     index = _next_tile(turn, slots, tile_bars)
@@ -299,14 +308,16 @@ def _consumer(
             logits = _logits(q, step, k_bufs, bars, KEYS, DIM, STAGES, S)
             peak, norm = _block_sums(
                 logits, peak, norm, factor, last,
-                sums_at + chunk * SAMPLES * BLOCKS, peaks_at + chunk * SAMPLES, KEYS, PER, False,
+                sums_at + chunk * SAMPLES * BLOCKS, peaks_at + chunk * SAMPLES,
+                KEYS, PER, PACKED, False,
             )  # fmt: skip
             step += 1
         for chunk in range(interior, chunks):
             logits = _logits(q, step, k_bufs, bars, KEYS, DIM, STAGES, S)
             peak, norm = _block_sums(
                 logits, peak, norm, factor, last - chunk * KEYS,
-                sums_at + chunk * SAMPLES * BLOCKS, peaks_at + chunk * SAMPLES, KEYS, PER, True,
+                sums_at + chunk * SAMPLES * BLOCKS, peaks_at + chunk * SAMPLES,
+                KEYS, PER, PACKED, True,
             )  # fmt: skip
             step += 1
         for _chunk in range(chunks, tile_chunks):
@@ -316,7 +327,7 @@ def _consumer(
         # What this warpgroup wrote, other threads of it read.
         _sync()
         total = gl.convert_layout(gl.sum(norm, 1), peak.type.layout)
-        share = gl.where(token < q_len, 1.0 / (SUM_UNIT * total), 0.0)
+        share = gl.where(token < q_len, 1.0 / (SUM_UNIT * total if PACKED else total), 0.0)
         _weigh(
             scores_ptr + member.to(gl.int64) * rows * columns, sums_at, peaks_at, peak, share,
             first // PER, chunks, rows, columns, KEYS, PER, SAMPLES, MAXIMUM,
@@ -333,12 +344,13 @@ def block_scores_gluon_kernel(
     members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     SAMPLES: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr, MAXIMUM: gl.constexpr,
-    CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
+    PACKED: gl.constexpr, CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs fetch tiles as they get free.
 
     ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks fit into a program's scratch. With
-    ``MAXIMUM`` a block's score is its largest mass of any sample, else their sum.
+    ``MAXIMUM`` a block's score is its largest mass of any sample, else their sum. With ``PACKED``
+    scratch holds block sums in fp16, two to a float.
     """
     # Shared memory: 64 samples of each consumer, and a ring of STAGES chunks of KEYS pooled keys.
     Q_LAYOUT: gl.constexpr = gl.NVMMASharedLayout(min(128, 2 * DIM), 16, 2)
@@ -364,19 +376,19 @@ def block_scores_gluon_kernel(
         [
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
+                0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
+                1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
+                2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
-                3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM,
+                3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
             )),
             (_producer, (
                 k_desc, problem, k_bufs, bars, slots, tile_bars, counter_ptr,

@@ -171,7 +171,7 @@ def block_scores_triton(
 
     Same arguments, errors and result as :func:`method.ops.rr_scores.torch.block_scores`, for bf16,
     fp16 and fp32 with head size 64, 96 or 128. Scores agree with the twin's within about 1 part in
-    10^4; the Hopper kernel's, whose block sums are fp16, within 5.
+    10^4; on Hopper within 5 for prompts whose block sums outgrow the cache, from about 40K tokens on.
 
     Args:
         query: ``[B, Hq, Lq, D]``.
