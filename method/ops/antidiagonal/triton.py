@@ -34,7 +34,7 @@ from method.ops.triton_support import (
 
 LOG2_E = 1.4426950408889634
 QUERY_STRIDES = 128
-_GROUP = 8
+_GROUP = 16
 _CHUNK_SUMS = 1 << 28
 
 
@@ -232,7 +232,7 @@ def block_offers_kernel(
 def causal_tiles(q_strides: int, k_strides: int, lag: int, block_n: int) -> Tensor:
     """Tiles (m, n) with a visible cell, as int32 ``[tiles, 2]`` on the CPU.
 
-    Groups of eight query tiles walk the key tiles together, so that those are read from the cache.
+    Groups of sixteen query tiles walk the key tiles together, so that those are read from the cache.
     """
     count = -(-q_strides // QUERY_STRIDES)
     ends = torch.clamp((torch.arange(count) + 1) * QUERY_STRIDES, max=q_strides) + lag
