@@ -52,6 +52,7 @@ def test_a_group_replaces_its_rows_and_is_done_if_none_failed(tmp_path: Path) ->
     [
         ({"median_ms": None}, "line 2: done without a positive median_ms"),
         ({"status": "fine"}, "line 2: status is none of done, failed, missing"),
+        ({"inputs": "probe"}, "line 2: inputs=probe is none of random, mask, captured, replay"),
         ({"length": None}, "line 2: done without a length"),
         ({"p20_ms": 5.0}, "line 2: p20_ms, median_ms and p80_ms are not in order"),
         ({"tflops": "many"}, "line 2: column tflops"),

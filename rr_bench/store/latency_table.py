@@ -19,6 +19,7 @@ from rr_bench.store.jsonl import StoreError, read_json, write_whole
 
 DONE, FAILED, MISSING = "done", "failed", "missing"
 STATUSES = (DONE, FAILED, MISSING)
+INPUTS = ("random", "mask", "captured", "replay")
 TIME_LIMIT = "time limit"
 SAME = ("device", "capability", "driver")
 """What all rows of a table share; besides these the versions of ``VERSIONED``."""
@@ -96,6 +97,8 @@ class Row:
         """What is wrong with the row, if anything is."""
         if self.status not in STATUSES:
             return f"status is none of {', '.join(STATUSES)}"
+        if self.level != "ceiling" and self.inputs not in INPUTS:
+            return f"inputs={self.inputs} is none of {', '.join(INPUTS)}"
         if self.status != DONE or self.level == "ceiling":
             return None
         if not (self.median_ms or 0) > 0:
