@@ -56,6 +56,11 @@ class Method(ABC):
     is judged chunk by chunk."""
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether there is a kernel for its settings, which ``estimator: auto`` takes on a GPU."""
+        return True
+
+    @property
     def launches_only(self) -> bool:
         """Whether, on a GPU, selecting does nothing but launch kernels through
         :mod:`method.ops.launch`, the same ones in every layer: the executor then repeats the launches

@@ -88,7 +88,7 @@ class RRPlus(Method):
         if not self.spread >= 0:
             raise ValueError(f"rr_plus: spread={self.spread} is negative")
         check_stride("rr_plus", self.stride)
-        if self.estimator == "triton" and self.keys not in WITH_KERNEL:
+        if self.estimator == "triton" and not self.has_kernel:
             raise ValueError(
                 f"rr_plus: estimator='triton' has no kernel for keys={self.keys!r} (it has for "
                 f"{', '.join(WITH_KERNEL)}); use estimator=auto"
@@ -102,6 +102,11 @@ class RRPlus(Method):
             offset=(*OFFSETS, *range(self.stride)),
             estimator=ESTIMATORS,
         )
+
+    @property
+    def has_kernel(self) -> bool:
+        """So it has, except for ``keys: spread``."""
+        return self.keys in WITH_KERNEL
 
     @property
     def launches_only(self) -> bool:
@@ -132,7 +137,7 @@ class RRPlus(Method):
             "layer": layer,
             "over_samples": self.over_samples,
         }
-        if self.keys not in WITH_KERNEL or not uses_triton(self.estimator, query):
+        if not self.has_kernel or not uses_triton(self.estimator, query):
             return block_scores(query, key, keys=self.keys, spread=self.spread, **options)
         # Imported here so that the method can be used where Triton is not installed.
         from method.ops.rr_scores.triton import block_scores_triton

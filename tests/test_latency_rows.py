@@ -13,13 +13,17 @@ from method.attention import SparsePrefill
 from method.blocks import BlockMask
 from method.minference import MInference
 from method.rr import RRAttention
+from method.rr_plus import RRPlus
+from method.streaming import Streaming
 from rr_bench.config.errors import ConfigError
 from rr_bench.config.latency import GEOMETRIES, read_geometry
+from rr_bench.config.registry import expand_method
 from rr_bench.latency import timing
 from rr_bench.latency.baselines import Absent, by_token, dense_attention, packaged
 from rr_bench.latency.clock import measure
 from rr_bench.latency.gate import Gate, GateFailed, check_native, check_output, check_selection
 from rr_bench.latency.inputs import Inputs, Shape, random_inputs, random_mask
+from rr_bench.latency.levels import Entry
 from rr_bench.latency.prefills import NO_KEEP, Replay, run_prefill
 from rr_bench.latency.timing import Candidate, Prepared, run_group
 from rr_bench.store.latency_table import Row
@@ -191,3 +195,17 @@ def test_gates_pass_what_is_right_and_stop_what_is_not():
     assert check_selection(RRAttention(), RRAttention.paper_keep, shape, 0, CPU) == 0
     native = MInference(variant="native", vertical_size=100, slash_size=200)
     assert check_native(native, NO_KEEP, shape, 0, CPU) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        (RRPlus(keys="exact"), "torch triton"),
+        (RRPlus(keys="spread"), "torch torch"),
+        (RRAttention(estimator="torch"), "torch torch"),
+        (Streaming(), "torch torch"),
+    ],
+)
+def test_a_selection_is_named_after_what_it_runs_on(method, names):
+    entry = Entry(expand_method("rr")[0], method, NO_KEEP)
+    assert [entry.estimator(torch.device(name)) for name in ("cpu", "cuda")] == names.split()

@@ -59,8 +59,8 @@ class Entry:
         )
 
     def estimator(self, device: torch.device) -> str:
-        """What its selection runs on: its own setting, or PyTorch where it has none."""
-        setting = str(getattr(self.method, "estimator", "torch"))
+        """What its selection runs on: Triton where there is a kernel and it is taken, else PyTorch."""
+        setting = str(getattr(self.method, "estimator", "torch")) if self.method.has_kernel else "torch"
         return ("triton" if device.type == "cuda" else "torch") if setting == "auto" else setting
 
 
