@@ -154,6 +154,7 @@ def test_the_table_names_the_worst_head_and_figures_go_on(tmp_path):
     report = write_report(tmp_path, pdf=False)
     frame = pd.read_csv(tmp_path / "tables" / "held_mass.csv")
     assert frame["worst_head"].tolist() == ["0.1: 25.0"] * 8
+    assert frame["densest_head"].tolist() == ["0.2: 100.0"] * 8
     assert frame["mass"].tolist() == pytest.approx([100 * 7 / 12] * 8)
     names = {path.name for path in report.paths if path.name.startswith("held_mass-")}
     assert names == {"held_mass-json_kv.png", "held_mass-json_kv-2.png"}

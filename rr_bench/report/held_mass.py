@@ -35,6 +35,7 @@ COLUMNS = {
     "worst": Column("mass of the query of a block that keeps least, mean over query blocks, %", 1),
     "oracle_worst": Column("that of `oracle`'s blocks, %", 1),
     "oracle_max_worst": Column("that of `oracle_max`'s blocks, %", 1),
+    "densest_head": Column("layer.head that keeps most blocks, and what share, %"),
     "worst_head": Column("layer.head whose least kept query keeps least, and what it keeps, %"),
     "prompts": Column("prompts behind the row"),
 }
@@ -132,9 +133,13 @@ def _diagnosed(cells: Sequence[StoredCell]) -> list[StoredCell]:
 
 def _row(cell: StoredCell) -> dict[str, object]:
     found = tables_of(cell)
-    worst = found["worst"]
-    layer, head = np.unravel_index(worst.argmin(), worst.shape)
+    worst, density = found["worst"], found["density"]
     diagnosis = cell.diagnosis or {}
+
+    def named(place: np.intp, table: NDArray[np.float64]) -> str:
+        layer, head = np.unravel_index(place, table.shape)
+        return f"{diagnosis['layers'][layer]}.{head}: {table[layer, head]:.1f}"
+
     return {
         "model": _model(cell),
         "task": cell.info.task,
@@ -142,7 +147,8 @@ def _row(cell: StoredCell) -> dict[str, object]:
         "method": _label(cell),
         "keep": _keep(cell),
         **{name: float(found[name].mean()) for name in TABLES},
-        "worst_head": f"{diagnosis['layers'][layer]}.{head}: {worst.min():.1f}",
+        "densest_head": named(density.argmax(), density),
+        "worst_head": named(worst.argmin(), worst),
         "prompts": diagnosis["prompts"],
     }
 
