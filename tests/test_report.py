@@ -146,8 +146,8 @@ def test_models_and_keep_rules_are_kept_apart(tmp_path: Path) -> None:
     report = write_report(tmp_path)
     assert row(tmp_path, keep="sink+diagonal")["recovery"] == 50
     assert {path.name for path in report.paths} >= {
-        "recovery_by_length-probe.png",
-        "recovery_by_length-other.png",
+        "recovery_by_density-json_kv-probe.png",
+        "recovery_by_density-json_kv-other.png",
     }
     assert any(line.startswith("setup") for line in report.table.splitlines())
 
@@ -239,7 +239,8 @@ def test_report_needs_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "summary.csv" in done.stdout and (tmp_path / "figures" / "recovery_by_length.pdf").exists()
+    assert "summary.csv" in done.stdout
+    assert (tmp_path / "figures" / "recovery_by_density-json_kv.pdf").exists()
 
 
 def test_report_of_nothing_says_so(tmp_path: Path) -> None:

@@ -271,6 +271,13 @@ def test_figures_are_readable_files_and_do_not_change(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in paths} == before
 
 
+def test_one_length_has_no_figures_by_length(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0, 1.0])
+    write_cell(tmp_path, RR, [1.0, 0.5], density=0.25)
+    found = {path.stem for path in write_report(tmp_path).paths if path.parent.name == "figures"}
+    assert found == {"recovery_by_density-json_kv"}
+
+
 def test_only_dense_cells_have_a_figure_of_scores(tmp_path: Path) -> None:
     write_cell(tmp_path, FULL, [1.0, 0.0])
     report = write_report(tmp_path)

@@ -18,6 +18,7 @@ from rr_bench.report.drawing import (
     Album,
     add_below,
     file_name,
+    legend_columns,
     new_figure,
     part_suffix,
 )
@@ -97,7 +98,8 @@ def category_bars(own: pd.DataFrame, methods: Sequence[str], published: pd.DataF
     add_below(figure, "Score (%)", remark + marked + left_out)
     labels = legend_labels(list(methods))
     handles = [Patch(label=labels[method], **styles[method]) for method in methods]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, columnspacing=1.2)
+    columns = legend_columns(list(labels.values()))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)
     return figure
 
 

@@ -96,9 +96,12 @@ def draw_figures(frame: pd.DataFrame, album: Album) -> None:
 def _planned(rows: pd.DataFrame) -> Iterator[tuple[_Plot, str, list[str]]]:
     """Figures by length of one setup: what is drawn, the end of the name, the sparse methods in it.
 
-    Methods calibrated to a density have a figure per density, of recovery alone.
+    Methods calibrated to a density have a figure per density, of recovery alone. Recoveries at one
+    length alone are in the figures by density: there is nothing to draw over lengths.
     """
     measured = rows[~rows["dense"] & (rows["status"] != "missing")]
+    if measured["length"].nunique() == 1 and measured["recovery"].notna().any():
+        return
     found = {str(point): set(own["length"]) for point, own in measured.groupby("point")}
     lines = dict(zip(measured["point"].astype(str), measured["line"].astype(str), strict=True))
     shown = spread({point: lines[point] for point in sorted(found, key=natural)})

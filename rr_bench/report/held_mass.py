@@ -83,9 +83,13 @@ def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
     """A row of panels per method: layers from left to right, heads from top to bottom."""
     short = legend_labels([_label(cell) for cell in cells])
     names = [short[_label(cell)] for cell in cells]
+    kept = [
+        f", keep {_keep(cell)}" if names.count(name) > 1 else ""
+        for cell, name in zip(cells, names, strict=True)
+    ]
     names = [
-        f"{name}{f', keep {_keep(cell)}' if names.count(name) > 1 else ''}, {_density(cell):.0f} %"
-        for name, cell in zip(names, cells, strict=True)
+        f"{name}{keep}, {_density(cell):.0f}\N{NO-BREAK SPACE}%"
+        for name, keep, cell in zip(names, kept, cells, strict=True)
     ]
     layers = [str(layer) for layer in (cells[0].diagnosis or {})["layers"]]
     step = -(-len(layers) // 4)
@@ -111,7 +115,7 @@ def heat_maps(cells: Sequence[StoredCell], title: str) -> Figure:
     bar.set_label(
         "Density, and attention mass in the blocks (%);\n"
         "beside a method its mean density;\n"
-        "worst: of each query block the query that keeps least",
+        "worst: of a query block the query\nthat keeps least",
         fontsize=RC["axes.labelsize"],
     )
     figure.suptitle(title, fontsize=RC["axes.titlesize"])
