@@ -11,10 +11,12 @@ import re
 
 import pytest
 
-from rr_bench.report.recovery import pooled
+from rr_bench.report.recovery import Recovery, pooled
 from rr_bench.store.cells import SHORT
 from rr_bench.store.reading import read_store
-from tests.results_claims import CLAIMS, CONSTANTS, LENGTHS, QWEN, README, K, at, page
+from tests.claims_pages import EQUAL_TASKS
+from tests.claims_tables import LENGTHS, QWEN, README, K, at, page
+from tests.results_claims import CLAIMS, CONSTANTS
 from tests.source import ROOT
 
 
@@ -52,3 +54,34 @@ def test_what_readme_says_of_xattention_at_equal_density() -> None:
         found[level, n] = pooled([pairs])
     assert all(found[level, n].lo < 100 < found[level, n].hi for level in (35, 50) for n in LENGTHS[1:])
     assert found[20, 8 * K].hi < 100 < found[20, 32 * K].lo
+
+
+def test_what_is_said_of_rr_plus_on_helmets_tasks() -> None:
+    """Paired prompt by prompt over tasks: of 100 % when both score the same."""
+    scored = {
+        (cell.info.method["label"], cell.info.task): {
+            one.uid: one.score for one in cell.samples if one.score is not None
+        }
+        for cell in read_store(ROOT / QWEN / "helmet_calibrated")[0]
+    }
+    tasks = sorted({task for _, task in scored})
+    groups = [
+        [task for task in tasks if task.startswith(start)] for start in ("kilt", "icl", "msmarco", "")
+    ]
+
+    def paired(rival: str, level: int, own: list[str]) -> Recovery:
+        names = EQUAL_TASKS["rr_plus"][level], EQUAL_TASKS[rival][level]
+        cells = [[scored[name, task] for name in names] for task in own]
+        return pooled([[(one[uid], two[uid]) for uid in one if uid in two] for one, two in cells])
+
+    rivals = [
+        (name, level)
+        for name, settings in EQUAL_TASKS.items()
+        for level in (0, 1)
+        if settings[level] and name not in ("rr_plus", "rr_plus_fast")
+    ]
+    assert len(rivals) == 8
+    assert all(paired(*rival, own).hi > 100 for rival in rivals for own in groups)
+    ahead = {rival for rival in rivals if paired(*rival, tasks).lo > 100}
+    assert ahead == {("flexprefill", 0), ("cosa", 0), ("xattention", 1)}
+    assert paired("rr_plus_fast", 0, groups[2]).hi < 100

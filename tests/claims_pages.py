@@ -1,0 +1,238 @@
+"""What the pages of results/ say of the records; see :mod:`tests.results_claims`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rr_bench.report.latency import read_latency
+from tests.claims_tables import (
+    H100,
+    LENGTHS,
+    LINES,
+    QWEN,
+    RR,
+    VIDEO,
+    VIDEO_LINES,
+    K,
+    at,
+    cell,
+    row,
+    selection,
+    shown,
+    table,
+    timed,
+)
+from tests.source import ROOT
+
+
+def of_h100() -> Iterator[str]:
+    rows = read_latency(ROOT / H100).done
+    (ceiling,) = rows.loc[rows["method"] == "matmul", "tflops"]
+    dense = timed("attention", "full", backend="dense:fa3")
+    own, other = (
+        [timed("attention", "mask", backend=name, density=part)["tflops"] for part in (0.5, 0.35, 0.2)]
+        for name in ("hopper", "fa4")
+    )
+    yield f"| {' / '.join(f'{one / two:.2f}' for one, two in zip(own, other, strict=True))} times |"
+    yield f"| 0.97 of FlashAttention-3's dense rate at density 0.5 | {own[0] / dense['tflops']:.2f} |"
+    short, long = (100 * timed("selection", RR, n)["of_dense"] for n in (8 * K, 128 * K))
+    yield f"| {long:.1f} %, {short:.1f} % |"
+    products = 32 * 128 * (128 * K) ** 2 / 8 / 1e12  # 2 for half of all pairs of strides
+    floor = products / ceiling / dense["median_ms"] * 1e5
+    first = f"| XAttention's at most 5 % | {selection('xattention(')} % | out of reach at stride 8"
+    yield f"{first}: its products, {products:.1f} TFLOP, take {floor:.1f} % at the ceiling's rate"
+    yield f"at stride 16 they would take {floor / 2:.1f} %"
+    yield f"| `rr_plus` at most 5 % | {selection('rr_plus(')} % |"
+    fast, plain = (timed("selection", name)["median_ms"] for name in ("rr_plus_fast(", RR))
+    yield f"| {fast / plain:.2f} times |"
+    sparse = timed("attention", "mask", backend="hopper", density=0.2)["median_ms"]
+    ends = [
+        dense["median_ms"] / (sparse + timed("selection", name)["median_ms"])
+        for name in (RR, "rr_plus_fast(", "rr_plus(")
+    ]
+    yield f"| {' / '.join(f'{one:.1f}' for one in ends)} times |"
+    own = read_latency(ROOT / H100 / "qwen25_coder_15b").done.set_index(["level", "method", "length"])
+    for name in ("rr(tau=0.95)", "rr(tau=0.9)", "rr_plus(tau=0.8)", "rr_plus_fast(tau=0.8)",
+                 "xattention(tau=0.9)"):  # fmt: skip
+        ends = [
+            " / ".join(
+                f"{own.loc[level, name, n]['speedup']:.2f}" if (level, name, n) in own.index else "–"
+                for n in LENGTHS
+            )
+            for level in ("both", "prefill")
+        ]
+        yield row(name, ends)
+
+
+def of_qwen() -> Iterator[str]:
+    dense = [cell(f"{QWEN}/published", "full", n)["score"] for n in LENGTHS]
+    yield row("dense score, %", [f"{one:.1f}" for one in dense])
+    frame = table(f"{QWEN}/published/summary.csv")
+    hidden = {"streaming(window=1920)", "full"}
+    for name in frame.loc[~frame["series"].isin(hidden), "series"].unique():
+        yield row(name, [shown(cell(f"{QWEN}/published", name, n)) for n in LENGTHS])
+    for name in (*LINES, "xattention", "streaming"):
+        line = LINES.get(name, name)
+        cells = [
+            " / ".join(shown(at(level, line, n), False) for level in (20, 35, 50)) for n in LENGTHS[1:]
+        ]
+        yield row(name, cells)
+
+
+def of_qwen_beyond() -> Iterator[str]:
+    frame = table(f"{QWEN}/beyond/tables/equal_density.csv").set_index("method")
+    for name, ends in frame.iterrows():
+        cells = []
+        for level in (10, 20, 35):
+            value, low, high = (ends[f"at {level} %{end}"] for end in ("", " lo", " hi"))
+            cells.append("–" if pd.isna(value) else f"{value:.1f} ({low:.1f}–{high:.1f})")
+        yield row(
+            str(name),
+            [
+                _bold(cell, frame, str(name), level)
+                for cell, level in zip(cells, (10, 20, 35), strict=True)
+            ],
+        )
+    kept = {
+        name: [at(level, name, 16 * K, f"{QWEN}/beyond")["recovery"] for level in (10, 20)]
+        for name in ("rr_plus", "rr", "xattention")
+    }
+    own, rr, other = (f"{one[0]:.0f} and {one[1]:.0f}" for one in kept.values())
+    yield f"it keeps {own} %, RRAttention {rr}, XAttention {other}"
+    frame = table(f"{QWEN}/held_out/tables/headline.csv").set_index("method")
+    found = [frame.loc[frame.index.str.startswith(name)].iloc[0]
+             for name in ("rr_plus(", "rr_plus_fast(", "rr(", "xattention(")]  # fmt: skip
+    own, fast, rr, other = (
+        f"{one['recovery']:.0f}# ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})" for one in found
+    )
+    text = f"`rr_plus` {own}, `rr_plus_fast` {fast}, `rr` {rr}, XAttention {other}"
+    yield text.replace("#", " %", 1).replace("#", "")
+
+
+def _bold(cell: str, frame: pd.DataFrame, name: str, level: int) -> str:
+    """Marked where its interval lies above those of all others but the oracle."""
+    others = frame.drop([name, "oracle_max"], errors="ignore")[f"at {level} % hi"].max()
+    return (
+        f"**{cell}**" if frame.loc[name, f"at {level} % lo"] > others and "oracle" not in name else cell
+    )
+
+
+EQUAL_TASKS = {
+    "rr": ("rr(tau=0.56688)", "rr(tau=0.82984)"),
+    "rr_plus": ("rr_plus(tau=0.65969)", "rr_plus(tau=0.86852)"),
+    "rr_plus_fast": ("rr_plus_fast(tau=0.56688)", ""),
+    "xattention": ("xattention(tau=0.62875)", "xattention(tau=0.84531)"),
+    "minference, native": tuple(
+        f"minference_native(patterns=qwen25_coder_15b, ratio={ratio})" for ratio in (0.045303, 0.16593)
+    ),
+    "cosa": ("cosa(topp=0.69062)", ""),
+    "flexprefill": ("flexprefill_no_minimum(gamma=0.78344)", ""),
+}
+"""HELMET's tasks at equal density: each method's settings for 20 and for 35 % of the blocks."""
+
+
+def of_qwen_equal_tasks() -> Iterator[str]:
+    frame = table(f"{QWEN}/helmet_calibrated/tables/helmet_recovery.csv").set_index(
+        ["method", "column"]
+    )
+    for name, settings in EQUAL_TASKS.items():
+        cells = [
+            " / ".join(_helmet(frame.loc[one, column], "") if one else "–" for one in settings)
+            for column in ("RAG", "ICL", "Re-rank", "all")
+        ]
+        yield row(name, cells)
+
+
+ABLATIONS = {
+    "rr": "rr(tau={}",
+    **{f"rr, stride {n}": f"rr(tau={{}}, stride={n}" for n in (4, 16, 32)},
+    **{
+        f"rr, offset {n}": f"rr(tau={{}}, offset={n}"
+        for n in ("0", "random", "reversed", "head_layer", "mean")
+    },
+    **{f"rr, {n}": f"rr(tau={{}}, selector={n}" for n in ("forced_first", "top_p")},
+    "xattention": "xattention(tau={}",
+    **{f"xattention, stride {n}": f"xattention(tau={{}}, stride={n}" for n in (4, 16, 32)},
+    "xattention, forced_first": "xattention(tau={}, selector=forced_first",
+    "rr_plus": "rr_plus(tau={}",
+    **{f"rr_plus, keys {n}": f"rr_plus(tau={{}}, keys={n}" for n in ("largest", "mean", "spread")},
+    "rr_plus, sum": "rr_plus(tau={}, over_samples=sum",
+    "rr_plus_fast": "rr_plus_fast(tau={}",
+    "oracle, top_p": "oracle(tau={}",
+    "oracle, released": "oracle(tau={}, selector=released",
+    "oracle_max, top_p": "oracle_max(tau={}",
+    "oracle_max, released": "oracle_max(tau={}, selector=released",
+}
+
+
+def of_qwen_ablations() -> Iterator[str]:
+    for name, label in ABLATIONS.items():
+        cells = [cell(f"{QWEN}/ablations", f"{label.format(tau)})", 16 * K) for tau in (0.95, 0.8, 0.5)]
+        yield row(name, [shown(one) for one in cells])
+
+
+def of_qwen_mass() -> Iterator[str]:
+    frame = table(f"{QWEN}/diagnose/tables/held_mass.csv").set_index("method")
+    names = (
+        "streaming",
+        "flexprefill_no_minimum",
+        "cosa",
+        "flashprefill",
+        "rr_plus_fast",
+        "xattention",
+        "rr",
+        "rr_plus",
+        "oracle",
+        "oracle_max",
+    )
+    for name in names:
+        one = frame.loc[frame.index.str.startswith(f"{name}(")].iloc[0]
+        store = "equal_density" if name in ("streaming", "oracle") else "beyond"
+        kept = at(20, name, 16 * K, f"{QWEN}/{store}")["recovery"]
+        yield row(name, [f"{one['mass']:.0f}", f"{one['worst']:.0f}", f"{kept:.0f}"])
+
+
+def of_qwen_helmet() -> Iterator[str]:
+    frame = table(f"{QWEN}/helmet/tables/helmet_recovery.csv")
+    methods = ["rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "flexprefill(gamma=0.95)"]
+    methods.append("minference_native(patterns=qwen25_coder_15b, ratio=1.0)")
+    columns = [("8K", name) for name in ("Recall", "RAG", "ICL", "Re-rank", "LongQA-2", "all")]
+    for length, column in [*columns, *(("32K", name) for name in ("Recall", "RAG", "ICL", "all"))]:
+        rows = frame[(frame["length"] == length) & (frame["column"] == column)].set_index("method")
+        cells = [_helmet(rows.loc[name]) if name in rows.index else "" for name in methods]
+        text = " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |").rstrip()
+        yield f"| {text} |" if cells[-1] else f"| {text} "
+
+
+def _helmet(one: pd.Series, of: str = ", {datasets}, {n}") -> str:
+    ends = f"{one['recovery']:.0f} ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
+    return f"{ends} @ {one['density']:.0f}" + of.format(**one)
+
+
+def of_video() -> Iterator[str]:
+    store = f"{VIDEO}/published"
+    for name in ("rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "xattention(tau=0.9)",
+                 "flexprefill(gamma=0.95)", "minference, native, 30 columns and 200 diagonals",
+                 "streaming(window=3968)", "trianglemix(first_layer=2, window=512)",
+                 "oracle(tau=0.9)", "oracle_max(tau=0.9)"):  # fmt: skip
+        line = VIDEO_LINES.get(name, name)
+        yield row(name, [shown(cell(store, line, n, "video_cards_prefill")) for n in LENGTHS])
+    for name in ("xattention(tau=0.95)", "flexprefill(gamma=0.95)", "streaming(window=3968)"):
+        yield row(name, [shown(cell(store, name, n, "video_cards")) for n in LENGTHS])
+    for name in ("rr", "xattention", "flexprefill", "flexprefill_no_minimum", "minference, native",
+                 "minference, projected", "streaming", "trianglemix(first_layer=1)", "oracle, mass",
+                 "oracle, maximum"):  # fmt: skip
+        line = VIDEO_LINES.get(name, name)
+        yield row(
+            name, [" / ".join(_calibrated(line, n, level) for level in (25, 50)) for n in LENGTHS]
+        )
+
+
+def _calibrated(line: str, length: int, level: int) -> str:
+    """Recovery at a density of the videos' store, or a dash where the method cannot reach it."""
+    frame = table(f"{VIDEO}/equal_density/summary.csv")
+    there = (frame["point"] == f"{line} @ {level} %") & (frame["length"] == length)
+    found = frame.loc[there, "recovery"].dropna()
+    return f"{found.iloc[0]:.0f}" if len(found) else "–"
