@@ -248,7 +248,7 @@ def test_other_than_greedy_is_refused(lm, settings):
 
 def test_too_long_prompts_raise_and_are_not_cut(parts):
     lm = SparseHFLM(*parts, FULL, max_length=50)
-    with pytest.raises(ValueError, match="lower `lengths`"):
+    with pytest.raises(ValueError, match=r"lower `lengths`, set data\.strict_truncation=true"):
         lm.generate_until([generation(PROMPT)], disable_tqdm=True)
     with pytest.raises(ValueError, match="lower `lengths`"):
         lm.loglikelihood(nested_requests(), disable_tqdm=True)

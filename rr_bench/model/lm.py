@@ -276,7 +276,8 @@ class SparseHFLM(HFLM):
         if len(ids) + room > self.max_length:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens and may get {room} more, but the model takes "
-                f"{self.max_length}: lower `lengths`, or set model.allow_extrapolation=true"
+                f"{self.max_length}: lower `lengths`, set data.strict_truncation=true (HELMET cuts "
+                "once and may leave a token too many), or model.allow_extrapolation=true"
             )
         return torch.tensor([list(ids)], dtype=torch.long, device=self.device)
 
