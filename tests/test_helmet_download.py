@@ -16,6 +16,10 @@ from rr_bench.download.unpack import unpack
 from rr_bench.tasks.files.hub import split_files
 from rr_bench.tasks.settings import DataSettings
 
+unpacks = pytest.mark.skipif(
+    not hasattr(tarfile, "data_filter"), reason="unpacking safely needs Python 3.11.4 or later"
+)
+
 LARGE = 10**6
 
 
@@ -37,6 +41,14 @@ def files_of(folder):
     return {p.name for p in folder.rglob("*") if p.is_file() or p.is_symlink()}
 
 
+def test_an_old_python_unpacks_nothing_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with pytest.raises(DownloadError, match=r"needs a newer Python: 3\.11\.4"):
+        unpack(tmp_path / "x.tar", tmp_path / "out", most=1)
+    assert not (tmp_path / "out").exists()
+
+
+@unpacks
 def test_unpacking_goes_on_where_it_was(tmp_path):
     path = archive(tmp_path / "a.tar.gz", ("data/x", b"12"), ("data/y/z", b"345"))
     out = tmp_path / "out"
@@ -61,6 +73,7 @@ def test_unpacking_goes_on_where_it_was(tmp_path):
         ("data/device", (tarfile.CHRTYPE, "")),
     ],
 )
+@unpacks
 def test_an_archive_cannot_leave_its_folder(tmp_path, member):
     path = archive(tmp_path / "a.tar.gz", ("data/good", b"1"), member)
     with pytest.raises(DownloadError, match="refused"):
@@ -68,12 +81,14 @@ def test_an_archive_cannot_leave_its_folder(tmp_path, member):
     assert files_of(tmp_path) == {"a.tar.gz", "good"}
 
 
+@unpacks
 def test_an_absolute_name_lands_inside(tmp_path):
     path = archive(tmp_path / "a.tar.gz", (f"{tmp_path}/evil", b"x"))
     unpack(path, tmp_path / "out", LARGE)
     assert not (tmp_path / "evil").exists() and files_of(tmp_path / "out") == {"evil"}
 
 
+@unpacks
 def test_an_older_link_does_not_lead_out(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "outside").mkdir()
@@ -84,6 +99,7 @@ def test_an_older_link_does_not_lead_out(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x", "x.partial"])
+@unpacks
 def test_a_link_in_place_of_a_file_is_not_followed(tmp_path, name):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/inside").write_bytes(b"mine")
@@ -93,6 +109,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path, name):
     assert (tmp_path / "out/x").read_bytes() == b"1" and not (tmp_path / "out/x").is_symlink()
 
 
+@unpacks
 def test_what_unpacks_is_limited(tmp_path):
     path = archive(tmp_path / "a.tar.gz", ("x", bytes(600)), ("y", bytes(600)))
     with pytest.raises(DownloadError, match="more than"):
@@ -100,6 +117,7 @@ def test_what_unpacks_is_limited(tmp_path):
     assert files_of(tmp_path / "out") == {"x"}
 
 
+@unpacks
 def test_a_damaged_archive_is_an_error(tmp_path):
     path = archive(tmp_path / "a.tar.gz", ("data/x", bytes(100_000)))
     path.write_bytes(path.read_bytes()[:60])
@@ -186,6 +204,7 @@ def hub(tmp_path, monkeypatch):
     return SimpleNamespace(files=files, known=known)
 
 
+@unpacks
 def test_the_archive_is_unpacked_and_removed(hub, tmp_path):
     said = []
     folder = tmp_path / "helmet"
