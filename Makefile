@@ -30,7 +30,7 @@ help:
 	@echo 'make test-exhaustive what it leaves out: every combination of settings of the kernels, more kills'
 	@echo 'make test-gpu run the tests of kernels on a GPU, with real Triton'
 	@echo 'make lint     ruff and mypy'
-	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder picks one store, PDF=1 adds PDF)'
+	@echo 'make figures  rebuild tables and figures from the stored samples (RUN=folder: of one store, report.html too; PDF=1 adds PDF)'
 	@echo 'make install  only create $(VENV)'
 	@echo 'make clean    remove $(VENV) and caches; results stay'
 	@echo 'PYTHON=...    the interpreter that makes $(VENV), 3.11 or newer'
@@ -69,7 +69,8 @@ lint: $(VENV)/installed-dev
 
 figures: $(VENV)/installed
 	@test -n '$(RUN)' || { echo 'nothing under results/: name a folder with RUN=folder'; exit 1; }
-	@printf '%s\n' $(RUN) | xargs -n 3 -P $(WORKERS) $(PY) -m rr_bench.report $(if $(PDF),,--no-pdf)
+	@printf '%s\n' $(RUN) | xargs -n 4 -P $(WORKERS) $(PY) -m rr_bench.report \
+	  $(if $(PDF),,--no-pdf) $(if $(filter command line,$(origin RUN)),,--no-page)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

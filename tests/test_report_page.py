@@ -240,3 +240,10 @@ def test_a_latency_run_has_a_page_and_shares_one_with_a_store(tmp_path: Path) ->
     store = summary_page(summarise(*read_store(tmp_path)), tmp_path, pd.DataFrame(), [])
     both = " ".join(Reader(render(joined(store, alone))).texts)
     assert "Score recovery" in both and "times as fast as" in both and "Cells" in both
+
+
+def test_no_page_is_written_where_none_is_wanted(tmp_path: Path) -> None:
+    write_cell(tmp_path, FULL, [1.0])
+    report = write_report(tmp_path, pdf=False, page=False)
+    assert not (tmp_path / "report.html").exists()
+    assert {path.suffix for path in report.paths} == {".csv", ".md", ".png"}

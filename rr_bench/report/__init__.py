@@ -63,7 +63,11 @@ class Report(NamedTuple):
 
 
 def write_report(
-    out: str | Path, keys: Collection[str] | None = None, margin: float = MARGIN, pdf: bool = True
+    out: str | Path,
+    keys: Collection[str] | None = None,
+    margin: float = MARGIN,
+    pdf: bool = True,
+    page: bool = True,
 ) -> Report:
     """Write tables, ``figures/`` and ``report.html`` under ``out``: of its cells, of its
     ``latency.csv``, or of both.
@@ -73,13 +77,14 @@ def write_report(
         keys: keys of the cells to print, None for all; the files always hold the whole store.
         margin: points around 100 % within which a recovery counts as kept.
         pdf: whether figures are written as PDF too, which takes most of the time.
+        page: whether ``report.html`` is written.
 
     Raises:
         StoreError: there is neither a store nor a ``latency.csv`` at ``out``.
     """
     folder = Path(out)
     timed = (folder / "latency.csv").is_file()
-    album = Album(folder / "figures", pdf)
+    album = Album(folder / "figures", pdf, svg=page)
     parts = [] if timed and not is_store(folder) else [_store_part(folder, keys, album, margin)]
     parts += [_latency_part(folder, album)] if timed else []
     pages = [part.page for part in parts if part.page is not None]
@@ -117,7 +122,9 @@ def _store_part(folder: Path, keys: Collection[str] | None, album: Album, margin
     helmet = write_helmet(summary, folder, album)
     texts = [notes_text([*summary.notes, *helmet.notes]), to_text(summary, keys), helmet.text]
     texts += [f"{table.title}\n{tabulated(table.text(), 'simple')}" for table in diagnosed]
-    page = summary_page(summary, folder, helmet.table, helmet.notes, helmet.papers)
+    page = None
+    if album.svg:
+        page = summary_page(summary, folder, helmet.table, helmet.notes, helmet.papers)
     frame = select(summary.frame, keys)
     text = "\n\n".join(filter(None, texts))
     return _Part([*paths, *helmet.paths], text, list(summary.problems), frame, page)
@@ -133,4 +140,5 @@ def _latency_part(folder: Path, album: Album) -> _Part:
     path.write_text(to_latency_markdown(latency), encoding="utf-8")
     tables = [file for table in speed_tables(latency) for file in table.write(folder / "tables")]
     draw_latency_figures(latency, album)
-    return _Part([path, *tables], to_latency_text(latency), [], nothing, latency_page(latency, folder))
+    page = latency_page(latency, folder) if album.svg else None
+    return _Part([path, *tables], to_latency_text(latency), [], nothing, page)

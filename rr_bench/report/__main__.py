@@ -52,11 +52,13 @@ def main() -> int:
         help="points around 100 %% within which a recovery counts as kept (%(default)g)",
     )
     parser.add_argument("--no-pdf", action="store_true", help="figures as PNG alone, in half the time")
+    parser.add_argument("--no-page", action="store_true", help="leave report.html out")
     given = parser.parse_args()
     if not 0 < given.margin < 100:
         parser.error(f"--margin={given.margin:g}: points of recovery, above 0 and below 100")
     # No short-circuit: every folder is reported.
-    return max([_report(out, given.wandb, given.margin, not given.no_pdf) for out in given.out])
+    written = {"margin": given.margin, "pdf": not given.no_pdf, "page": not given.no_page}
+    return max([_report(out, given.wandb, **written) for out in given.out])
 
 
 def _freeze(arguments: list[str]) -> int:
@@ -106,9 +108,11 @@ def _review(arguments: list[str]) -> int:
     return 0
 
 
-def _report(out: str, wandb: bool = False, margin: float = MARGIN, pdf: bool = True) -> int:
+def _report(
+    out: str, wandb: bool = False, margin: float = MARGIN, pdf: bool = True, page: bool = True
+) -> int:
     try:
-        report = write_report(out, margin=margin, pdf=pdf)
+        report = write_report(out, margin=margin, pdf=pdf, page=page)
     except (StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

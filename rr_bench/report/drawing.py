@@ -116,14 +116,15 @@ class Album:
     Args:
         folder: where the files go; made for the first figure.
         pdf: whether figures are written as PDF too.
+        svg: whether SVG is kept.
 
     Attributes:
         paths: the files written so far.
         pictures: the figures' names and SVG.
     """
 
-    def __init__(self, folder: Path, pdf: bool = True) -> None:
-        self.pdf = pdf
+    def __init__(self, folder: Path, pdf: bool = True, svg: bool = True) -> None:
+        self.pdf, self.svg = pdf, svg
         self.folder = folder
         self.paths: list[Path] = []
         self.pictures: dict[str, Markup] = {}
@@ -139,4 +140,5 @@ class Album:
             path = self.folder / (name + ending)
             figure.savefig(path, metadata={stamp: None})
             self.paths.append(path)
-        self.pictures[name] = svg_text(figure, name)
+        if self.svg:
+            self.pictures[name] = svg_text(figure, name)
