@@ -11,6 +11,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from method.blocks import BLOCK, BlockMask
 from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
+from method.ops.block_sparse.prepared import attend_prepared
 from method.ops.checks import check_attention, check_mask
 from method.ops.launch import Ready, counter_on, kept, stream_of
 from method.ops.triton_support import aligned, capability, check_triton, padded_head, unit_stride
@@ -76,15 +77,7 @@ def block_sparse_hopper(
         (*options, *sizes),
         lambda: _prepare(query, key, value, mask, *options),
     )
-    batch, heads, q_len, dim = query.shape
-    output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
-    lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
-    query, key, value = (
-        one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
-    )
-    indices = unit_stride(mask.indices)
-    run(query, key, value, output, output if lse is None else lse, indices, mask.counts, counter)
-    return output, lse
+    return attend_prepared(run, copied, (query, key, value), mask, with_lse, counter)
 
 
 def _prepare(

@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from method.blocks import BLOCK, BlockMask
+from method.ops.block_sparse.prepared import attend_prepared
 from method.ops.checks import check_attention, check_mask
 from method.ops.launch import Ready, kept
 from method.ops.softmax import add_tile
@@ -196,15 +197,7 @@ def block_sparse_triton(
         (*options, mask.q_len, mask.k_len),
         lambda: _prepare(query, key, value, mask, *options),
     )
-    batch, heads, q_len, dim = query.shape
-    output = query.new_empty(batch, q_len, heads, dim).transpose(1, 2)
-    lse = query.new_empty(batch, heads, q_len, dtype=torch.float32) if with_lse else None
-    query, key, value = (
-        one.contiguous() if copy else one for one, copy in zip((query, key, value), copied, strict=True)
-    )
-    indices = unit_stride(mask.indices)
-    run(query, key, value, output, output if lse is None else lse, indices, mask.counts)
-    return output, lse
+    return attend_prepared(run, copied, (query, key, value), mask, with_lse)
 
 
 def _prepare(
