@@ -94,6 +94,16 @@ def test_timing_without_a_gpu():
     assert calls["a"] == calls["b"] == 8 and found["a"].median_ms > 0
 
 
+def test_functions_take_turns_in_another_order_every_round():
+    made: list[str] = []
+    names = ["a", "b", "c", "d"]
+    calls = {name: lambda name=name: made.append(name) for name in names}
+    found = measure(calls, device=CPU, calls_wanted=5, budget_ms=1e6)
+    rounds = [tuple(made[first : first + 4]) for first in range(0, len(made), 4)]
+    assert all(sorted(one) == names for one in rounds) and len(set(rounds)) > 4
+    assert list(found) == names
+
+
 def inputs_of(shape: Shape) -> Inputs:
     return Inputs("m", "random", shape.length, shape.heads, 0, lambda: random_inputs(shape, CPU))
 

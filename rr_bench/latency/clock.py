@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,10 @@ def measure(
     budget_ms: float = 4000.0,
     host: bool = False,
 ) -> dict[str, Timing]:
-    """Time functions, each in turn, round after round.
+    """Time functions round after round, in another order every round.
+
+    A long call leaves a GPU warm and its clock low for whatever follows; a fixed order would favour
+    some.
 
     On a GPU every call is timed by a pair of events, after the cache was flushed; the device is
     waited for once a round. Nothing but the call lies between the events. On a CPU the clock is read
@@ -92,11 +96,14 @@ def measure(
     )
     times: dict[str, list[float]] = {name: [] for name in calls}
     spent, done, warm = 0.0, 0, WARM_UP
+    order, shuffled = list(calls), random.Random(0)
     while done < calls_wanted and (done < 3 or spent < budget_ms):
+        shuffled.shuffle(order)
+        turn = {name: calls[name] for name in order}
         if flush is None:
-            taken = _host_round(calls)
+            taken = _host_round(turn)
         else:
-            taken = (_queue_round if host else _device_round)(calls, flush)
+            taken = (_queue_round if host else _device_round)(turn, flush)
         spent += sum(taken.values())
         if warm and spent < budget_ms / 4:
             warm -= 1
