@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from method.attention import SparsePrefill
 from method.blocks import BlockMask
 from method.minference import MInference
+from method.ops.launch import kept
 from method.rr import RRAttention
 from method.rr_plus import RRPlus
 from method.streaming import Streaming
@@ -23,7 +25,7 @@ from rr_bench.latency.baselines import Absent, by_token, dense_attention, packag
 from rr_bench.latency.clock import measure
 from rr_bench.latency.gate import Gate, GateFailed, check_native, check_output, check_selection
 from rr_bench.latency.inputs import Inputs, Shape, random_inputs, random_mask
-from rr_bench.latency.levels import Entry
+from rr_bench.latency.levels import Entry, selection_rows
 from rr_bench.latency.prefills import NO_KEEP, Replay, run_prefill
 from rr_bench.latency.timing import Candidate, Prepared, run_group
 from rr_bench.store.latency_table import Row
@@ -123,6 +125,26 @@ def test_a_replayed_mask_takes_the_place_of_the_selection():
     assert seen == ["keep"]
     truth = Gate("auto").attend(*inputs.tensors, mask, shape.scale)
     assert torch.equal(result.output, truth)
+
+
+def test_a_selection_is_timed_with_its_launches_ready():
+    made = []
+
+    @dataclass(frozen=True)
+    class Making(RRAttention):
+        def select(self, query, key, **given):
+            kept("making", (query, key), None, lambda: made.append(1) or made)
+            return super().select(query, key, **given)
+
+    entry = Entry(expand_method("rr")[0], Making(), NO_KEEP)
+    gate = SimpleNamespace(selection=lambda *given: 0.0)
+    bench = SimpleNamespace(gate=gate, device=CPU, selecting=lambda _: [entry], row=lambda *given: None)
+    (candidate,) = selection_rows(bench, inputs_of(Shape(300, 2, 1, 64, torch.float32)))
+    call = candidate.prepare().call
+    call()
+    before = len(made)
+    call()
+    assert len(made) == before > 0
 
 
 def test_a_noted_selection_is_the_one_that_ran():

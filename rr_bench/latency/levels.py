@@ -14,6 +14,7 @@ from method.blocks import BlockMask
 from method.density import check_causal, density_by_head
 from method.keep import KeepPolicy
 from method.ops.dense import dense_prefill
+from method.ops.launch import Launches
 from rr_bench.config.errors import ConfigError, nearest
 from rr_bench.config.registry import MethodSpec
 from rr_bench.config.schema import RunSettings
@@ -230,14 +231,19 @@ def mean_density(mask: BlockMask) -> float:
 
 
 def selection_rows(bench: Bench, inputs: Inputs) -> Iterator[Candidate]:
-    """Level ``selection``: queries and keys in, block lists out."""
+    """Level ``selection``: queries and keys in, block lists out, as an executor's later calls do it."""
 
     def prepare(entry: Entry) -> Prepared:
         error = bench.gate.selection(entry.method, entry.keep, inputs)
         mask = entry.select(inputs)
         check_causal(mask)
         lists = sum(one.untyped_storage().nbytes() for one in (mask.indices, mask.counts))
-        call = partial(entry.select, inputs)
+        launches = Launches()
+
+        def call() -> BlockMask:
+            with launches:
+                return entry.select(inputs)
+
         return Prepared(call, density=mean_density(mask), error=error, uncounted_mib=lists / 2**20)
 
     for entry in bench.selecting(inputs):
