@@ -38,6 +38,7 @@ pytestmark = pytest.mark.skipif(INTERPRETING, reason="needs real Triton (no TRIT
 
 # Shared memory one block may take, by compute capability.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+WAITS = "griddepcontrol.wait"
 NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 # Of what every chip, dtype and head size has, the first ones are always compiled.
 SHAPES = [
@@ -179,15 +180,16 @@ def test_hopper_kernel_compiles(dim, dtype, stages, aligned, with_lse):
     launch = HopperLaunch(stages=stages)
     padded = padded_head(dim)
     constants = {"HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": stages, "ALIGNED": aligned}
-    constants |= {"WITH_LSE": with_lse}
+    constants |= {"WITH_LSE": with_lse, "OVERLAP": True}
     constants |= dict(zip(("CONSUMER_REGS", "PRODUCER_REGS"), launch.registers, strict=True))
     tile = f"{padded}],{shared_layout(padded)!r}>"
     pointers = {"q_desc": f"tensordesc<{dtype}[1, 1, 64, {tile}"}
     pointers |= dict.fromkeys(("k_desc", "v_desc"), f"tensordesc<{dtype}[1, 1, 128, {tile}")
     pointers |= {"out_ptr": dtype, "lse_ptr": "fp32" if with_lse else dtype}
     pointers |= {"index_ptr": "i32", "count_ptr": "i32", "counter_ptr": "i32"}
-    compiled = build(sparse_gluon_kernel, 90, pointers, constants, num_warps=launch.warps)
-    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.4d", "setmaxnreg"):
+    options = {"num_warps": launch.warps, "launch_pdl": True}
+    compiled = build(sparse_gluon_kernel, 90, pointers, constants, **options)
+    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.4d", "setmaxnreg", WAITS):
         assert needed in compiled.asm["ptx"]
 
 
@@ -200,7 +202,7 @@ def test_estimate_kernels_compile(chip, dtype, dim, stride):
     constants["MAXIMUM"] = stride == 8
     build(estimate_triton.block_scores_kernel, chip, pointers, constants, **options)
     constants = {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride}
-    constants |= {"TILE": pool_triton.POOL_STRIDES}
+    constants |= {"TILE": pool_triton.POOL_STRIDES, "OVERLAP": chip >= 90}
     pointers = {"k_ptr": NAMES[dtype], "out_ptr": NAMES[dtype]}
     build(pool_triton.pool_keys_kernel, chip, pointers, constants)
 
@@ -245,8 +247,10 @@ def test_hopper_estimate_compiles(dim, dtype, stride, maximum):
     pointers = {"k_desc": f"tensordesc<{dtype}[1, {keys}, {padded}],{layout!r}>", "q_ptr": dtype}
     pointers |= dict.fromkeys(("scores_ptr", "scratch_ptr"), "fp32")
     pointers |= {"starts_ptr": "i64", "counter_ptr": "i32"}
-    compiled = build(block_scores_gluon_kernel, 90, pointers, constants, num_warps=4)
-    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.3d", "setmaxnreg"):
+    constants |= {"FOLDED": stride == 8, "OVERLAP": True}
+    options = {"num_warps": 4, "launch_pdl": True}
+    compiled = build(block_scores_gluon_kernel, 90, pointers, constants, **options)
+    for needed in ("wgmma.mma_async", "cp.async.bulk.tensor.3d", "setmaxnreg", WAITS):
         assert needed in compiled.asm["ptx"]
 
 
@@ -273,11 +277,17 @@ def test_energy_kernel_compiles(chip, dtype, dim):
 @few_of({"chip": list(SHARED), "width": [16, 1024, 4096], "pay": [False, True]}, rows=4)
 def test_selection_kernel_compiles(chip, width, pay):
     constants = {"W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": pay}
-    constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True}
+    overlap = chip >= 90
+    constants |= {"SINK": True, "DIAGONAL": True, "LAST_ROW": True, "OVERLAP": overlap}
     pointers = {"scores_ptr": "fp32", "share_ptr": "fp64", "index_ptr": "i32", "count_ptr": "i32"}
     pointers |= {"tally_ptr": "i64", "density_ptr": "fp32"}
     warps = max(1, width // (32 * select_triton.LANE_SCORES))
-    build(select_triton.select_kernel, chip, pointers, constants, num_warps=warps)
+    options = {"num_warps": warps, "launch_pdl": overlap}
+    compiled = build(select_triton.select_kernel, chip, pointers, constants, **options)
+    # Nothing is read or written before the kernels ahead have ended.
+    before, found, _ = compiled.asm["ptx"].partition(WAITS)
+    assert bool(found) == overlap
+    assert not overlap or not re.search(r"(ld|st|atom|red)\.global", before)
 
 
 @pytest.mark.parametrize("chip", SHARED)

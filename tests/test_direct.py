@@ -46,6 +46,7 @@ class Driver:
         one = config.contents
         values = [ctypes.string_at(params[at], size) for at, size in enumerate(SIZES)]
         sizes = (*one.grid, *one.block, one.shared)
+        self.attributes = ctypes.string_at(one.attributes, 72 * one.count)
         self.launches.append((function, sizes, one.stream, values))
         return self.codes.pop() if self.codes else 0
 
@@ -95,6 +96,16 @@ def test_the_driver_is_given_every_argument(driver):
     assert driver.launches.pop()[2] == 6
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_the_driver_is_told_which_kernel_may_start_early(overlaps, driver):
+    addresses = Addresses(3)
+    addresses.write([1, 2, 3])
+    DirectLaunch(make(launch_pdl=overlaps), addresses, range(3))()
+    # CUlaunchAttribute: an int, padding to 8 bytes, a union of 64 bytes that begins with the value.
+    told = (6).to_bytes(8, "little") + (1).to_bytes(64, "little")
+    assert driver.attributes == told * overlaps
+
+
 def test_a_descriptor_is_encoded_once_for_an_address(driver, monkeypatch):
     monkeypatch.setattr(direct, "MOST_DESCRIPTORS", 2)
     addresses = Addresses(3)
@@ -114,11 +125,11 @@ def test_a_descriptor_is_encoded_once_for_an_address(driver, monkeypatch):
     [
         {"num_ctas": 2},
         {"launch_cooperative_grid": True},
-        {"launch_pdl": True},
         {"global_scratch_size": 64},
         {"profile_scratch_size": 64},
         {"tensordesc_meta": [None]},
         {"shared": "missing"},
+        {"launch_pdl": "missing"},
         {"signature": {"pair": ("*fp16", "i32")}},
         {"signature": SIGNATURE | {"rows": "i8"}},
     ],

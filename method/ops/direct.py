@@ -33,8 +33,21 @@ NO_CONTEXT = 201
 """What the driver answers in a thread that has not used the GPU yet."""
 
 
+OVERLAPPING = 6
+"""The driver's ``CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION``."""
+
+
+class _Attribute(ctypes.Structure):
+    """The driver's ``CUlaunchAttribute``: which, and its value in a union of 64 bytes."""
+
+    _fields_ = (
+        ("which", ctypes.c_uint), ("unused", ctypes.c_uint), ("value", ctypes.c_int),
+        ("room", ctypes.c_uint8 * 60),
+    )  # fmt: skip
+
+
 class _Config(ctypes.Structure):
-    """The driver's ``CUlaunchConfig``: grid, threads, bytes of shared memory, stream, no attributes."""
+    """The driver's ``CUlaunchConfig``: grid, threads, bytes of shared memory, stream, attributes."""
 
     _fields_ = (
         ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared", ctypes.c_uint),
@@ -97,6 +110,7 @@ class Kernel:
         shared: bytes of shared memory of a program.
         arguments: in order: the place of a tensor; a descriptor and the place of its tensor; a number.
         tensors: arguments that are tensors.
+        overlaps: it may start before the kernel ahead of it has ended.
     """
 
     function: int
@@ -105,6 +119,7 @@ class Kernel:
     shared: int
     arguments: Sequence[int | tuple[Descriptor, int] | Any]
     tensors: int
+    overlaps: bool = False
 
 
 def direct_kernel(
@@ -126,7 +141,8 @@ def direct_kernel(
         facts = compiled.metadata
         types = list(compiled.src.signature.values())
         function, threads, shared = int(compiled.function), 32 * facts.num_warps, facts.shared
-        plain = facts.num_ctas == 1 and not (facts.launch_cooperative_grid or facts.launch_pdl)
+        plain = facts.num_ctas == 1 and not facts.launch_cooperative_grid
+        overlaps = bool(facts.launch_pdl)
         scratch = facts.global_scratch_size or facts.profile_scratch_size
         metas = [one for one in getattr(facts, "tensordesc_meta", None) or () if one is not None]
         places = [place for place, kind in enumerate(types) if kind.startswith("tensordesc")]
@@ -152,7 +168,7 @@ def direct_kernel(
         return None
     # Behind them stand two addresses of Triton's own memory, which these kernels do not use.
     arguments += [ctypes.c_uint64(0), ctypes.c_uint64(0)]
-    return Kernel(function, grid, threads, shared, arguments, tensors)
+    return Kernel(function, grid, threads, shared, arguments, tensors, overlaps)
 
 
 class Addresses:
@@ -198,7 +214,10 @@ class DirectLaunch:
                 self._descriptors.append((at, one[0], places[one[1]]))
             else:
                 self._params[at] = ctypes.addressof(one)
-        self._config = _Config(tuple(kernel.grid), (kernel.threads, 1, 1), kernel.shared, stream)
+        self._attribute = _Attribute(OVERLAPPING, value=1)
+        attributes = ctypes.addressof(self._attribute), int(kernel.overlaps)
+        threads = kernel.threads, 1, 1
+        self._config = _Config(tuple(kernel.grid), threads, kernel.shared, stream, *attributes)
         self._driver = _driver()
         self._launch = self._driver.cuLaunchKernelEx
         config, function = ctypes.byref(self._config), ctypes.c_void_p(kernel.function)

@@ -51,6 +51,17 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def overlaps(device: torch.device) -> bool:
+    """Whether a kernel may start before the one ahead of it has ended (programmatic dependent launch).
+
+    Such a kernel is launched with ``launch_pdl`` and waits (``gdc_wait``) before it reads what kernels
+    ahead of it write, and before it writes anything. As long as all of them wait, everything
+    ahead has ended when one returns from its wait. The one ahead says from when on
+    (``gdc_launch_dependents``); without that it is when it has ended.
+    """
+    return capability(device) >= 90 and not interpreting()
+
+
 def unit_stride(tensor: Tensor) -> Tensor:
     """The tensor itself if its last dimension is contiguous, else a copy."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

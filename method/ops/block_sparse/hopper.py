@@ -14,7 +14,14 @@ from method.ops.block_sparse.hopper_kernel import sparse_gluon_kernel
 from method.ops.block_sparse.prepared import attend_prepared
 from method.ops.checks import check_attention, check_mask
 from method.ops.launch import Ready, counter_on, kept, stream_of
-from method.ops.triton_support import aligned, capability, check_triton, padded_head, unit_stride
+from method.ops.triton_support import (
+    aligned,
+    capability,
+    check_triton,
+    overlaps,
+    padded_head,
+    unit_stride,
+)
 
 LOG2_E = 1.4426950408889634
 ELEMENTS = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
@@ -102,7 +109,7 @@ def _prepare(
     batch, heads, q_len, dim = query.shape
     group, rows, padded = heads // key.shape[1], mask.rows, padded_head(dim)
     output_strides = q_len * heads * dim, dim, heads * dim
-    tiles = batch * heads * rows
+    tiles, overlap = batch * heads * rows, overlaps(query.device)
     device = torch.cuda.get_device_properties(query.device)
     grouped = launch.group_heads
     if grouped is None:
@@ -120,6 +127,7 @@ def _prepare(
         {
             "HEAD_DIM": dim, "DIM": padded, "ROW": BLOCK, "STAGES": launch.stages,
             "ALIGNED": (mask.k_len - q_len) % BLOCK == 0, "WITH_LSE": with_lse,
+            "OVERLAP": overlap, "launch_pdl": overlap,
             "CONSUMER_REGS": launch.registers[0], "PRODUCER_REGS": launch.registers[1],
             "num_warps": launch.warps,
         },

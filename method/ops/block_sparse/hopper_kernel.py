@@ -26,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_wait
 
 from method.ops.block_sparse.hopper_softmax import exponentials, maxima, no_maxima, rescaled
 
@@ -334,7 +335,7 @@ def sparse_gluon_kernel(
     heads, group, rows, q_len, k_len, tiles, together, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, ROW: gl.constexpr, STAGES: gl.constexpr,
     ALIGNED: gl.constexpr, WITH_LSE: gl.constexpr,
-    CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
+    OVERLAP: gl.constexpr, CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
     """Any 1-D grid: programs fetch tiles as they get free.
 
@@ -367,6 +368,8 @@ def sparse_gluon_kernel(
         mbarrier.init(v_free.index(stage), count=2)
     # The copy engine must see the barriers as they are now.
     fence_async_shared()
+    if OVERLAP:
+        gdc_wait()
     problem = (heads, group, rows, q_len, k_len, tiles, together)
     lists = (index_ptr, count_ptr, stride_ib, stride_ih, stride_ir, stride_cb, stride_ch, stride_cr)
     buffers = (q_bufs, k_bufs, v_bufs)

@@ -11,7 +11,7 @@ from method.blocks import BLOCK
 from method.ops.launch import Ready, counter_on
 from method.ops.rr_scores.hopper_kernel import block_scores_gluon_kernel
 from method.ops.rr_scores.problem import Estimate, Fill
-from method.ops.triton_support import padded_head
+from method.ops.triton_support import overlaps, padded_head
 
 SAMPLES = 256
 KEYS = 128
@@ -40,7 +40,8 @@ def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
     )
     units = torch.cuda.get_device_properties(device).multi_processor_count
     sizes = estimate.sizes(SAMPLES)
-    programs = min(sizes[0] * sizes[-1], units)
+    tiles = sizes[0] * sizes[-1]
+    programs, overlap = min(tiles, units), overlaps(device)
     packed = packs(4 * estimate.scratch(programs, SAMPLES, KEYS)[0], device)
     size, room = estimate.scratch(programs, SAMPLES, KEYS, packed=2 if packed else 1)
     launch = Ready(
@@ -50,8 +51,9 @@ def fill_hopper(estimate: Estimate, *, maximum: bool) -> Fill:
         {
             "HEAD_DIM": dim, "DIM": padded, "STRIDE": estimate.stride,
             "PER": BLOCK // estimate.stride, "SAMPLES": SAMPLES, "KEYS": KEYS, "STAGES": STAGES,
-            "MAXIMUM": maximum, "PACKED": packed, "CONSUMER_REGS": REGISTERS[0],
-            "PRODUCER_REGS": REGISTERS[1], "num_warps": 4,
+            "MAXIMUM": maximum, "PACKED": packed, "FOLDED": tiles == programs, "OVERLAP": overlap,
+            "CONSUMER_REGS": REGISTERS[0], "PRODUCER_REGS": REGISTERS[1], "num_warps": 4,
+            "launch_pdl": overlap,
         },
         {1: keys},
     )  # fmt: skip

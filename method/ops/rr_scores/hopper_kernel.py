@@ -7,6 +7,9 @@ another row, so the consumers leave every chunk's block sums in a scratch buffer
 relative to the highest logit up to there, and weigh and reduce them once the row is through. Where
 these would not fit into the cache they are kept in fp16: a score is then off by up to 1 part in 2000.
 
+A prompt with no more tiles than multiprocessors takes as long as its longest tile. There a tile is
+*folded*: its consumers' samples lie apart, so that every tile sees about as many keys.
+
 Written in Gluon, which has no interpreter: :mod:`method.ops.rr_scores.triton` is the same function
 for every other chip, and :mod:`method.ops.rr_scores.torch` explains the rule.
 """
@@ -26,6 +29,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # Renamed in Triton 3.7.
 _sync = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
@@ -51,25 +55,49 @@ def _chunks(samples, problem, STRIDE: gl.constexpr, KEYS: gl.constexpr):
 
 
 @gluon.jit
+def _own(tile, tiles, WHO: gl.constexpr, FOLDED: gl.constexpr):
+    """Which 64 samples of its head a consumer takes.
+
+    Folded: consumer 0 from the first quarter of the head's samples, forwards from tile to tile;
+    consumer 1 from the second, backwards; and so on.
+    """
+    if not FOLDED:
+        return tile * 4 + WHO
+    elif WHO % 2 == 0:
+        return WHO * tiles + tile
+    else:
+        return (WHO + 1) * tiles - 1 - tile
+
+
+@gluon.jit
+def _tile_chunks(tile, problem, STRIDE: gl.constexpr, KEYS: gl.constexpr, FOLDED: gl.constexpr):
+    """Chunks of key strides that a tile's consumers can see; the last of them sees the most."""
+    members, heads, group, q_len, shift, strides, rows, columns, tiles = problem
+    return _chunks((_own(tile, tiles, 3, FOLDED) + 1) * 64, problem, STRIDE, KEYS)
+
+
+@gluon.jit
 def _producer(
     k_desc, problem, k_bufs, bars, slots, tile_bars, counter_ptr,
-    SAMPLES: gl.constexpr, STRIDE: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    STRIDE: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr,
+    FOLDED: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
-    """Copy the pooled keys of every tile into shared memory, as the consumers free it."""
+    """Copy the pooled keys of every tile into shared memory, as the consumers free it.
+
+    A program's first tile has its own number, the others are drawn.
+    """
     members, heads, group, q_len, shift, strides, rows, columns, tiles = problem
     k_ready, k_free = bars
     layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     step = 0
     turn = 0
-    index = gl.atomic_add(counter_ptr, 1)
+    index = gl.program_id(0)
+    if OVERLAP:
+        gdc_wait()  # for the pooled keys
     while index < members * tiles:
-        slot = turn % 2
-        mbarrier.wait(tile_bars.index(2 + slot), ((turn // 2) & 1) ^ 1)
-        slots.index(slot).store(gl.full([1], index, gl.int32, layout))
-        mbarrier.arrive(tile_bars.index(slot), count=1)
         member, tile = _place(index, problem)
         kv = (member // heads) * (heads // group) + (member % heads) // group
-        for chunk in range(0, _chunks((tile + 1) * SAMPLES, problem, STRIDE, KEYS)):
+        for chunk in range(0, _tile_chunks(tile, problem, STRIDE, KEYS, FOLDED)):
             stage = step % STAGES
             mbarrier.wait(k_free.index(stage), ((step // STAGES) & 1) ^ 1)
             mbarrier.expect(k_ready.index(stage), k_desc.block_type.nbytes)
@@ -77,14 +105,14 @@ def _producer(
                 k_desc, [kv, chunk * KEYS, 0], k_ready.index(stage), k_bufs.index(stage)
             )
             step += 1
+        index = gl.num_programs(0) + gl.atomic_add(counter_ptr, 1)
+        slot = turn % 2
+        mbarrier.wait(tile_bars.index(2 + slot), ((turn // 2) & 1) ^ 1)
+        slots.index(slot).store(gl.full([1], index, gl.int32, layout))
+        mbarrier.arrive(tile_bars.index(slot), count=1)
         turn += 1
-        index = gl.atomic_add(counter_ptr, 1)
     if index == members * tiles + gl.num_programs(0) - 1:
         gl.store(counter_ptr, 0)  # the last program to end: the next launch starts from 0 again
-    slot = turn % 2
-    mbarrier.wait(tile_bars.index(2 + slot), ((turn // 2) & 1) ^ 1)
-    slots.index(slot).store(gl.full([1], index, gl.int32, layout))
-    mbarrier.arrive(tile_bars.index(slot), count=1)
 
 
 @gluon.jit
@@ -256,7 +284,7 @@ def _consumer(
     inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
     WHO: gl.constexpr, SAMPLES: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     KEYS: gl.constexpr, DIM: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
-    MAXIMUM: gl.constexpr, PACKED: gl.constexpr,
+    MAXIMUM: gl.constexpr, PACKED: gl.constexpr, FOLDED: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """Block scores of 64 samples of every tile; ``WHO`` is 0 to 3."""
     OWN: gl.constexpr = 64
@@ -278,13 +306,13 @@ def _consumer(
         sums_at = scratch + WHO * OWN * BLOCKS
     step = 0
     turn = 0
-    index = _next_tile(turn, slots, tile_bars)
+    index = gl.program_id(0)
     while index < members * tiles:
         member, tile = _place(index, problem)
         item = (member // heads).to(gl.int64)
         head = (member % heads).to(gl.int64)
         start = gl.load(starts_ptr + head).to(gl.int32)
-        first = tile * SAMPLES + WHO * OWN
+        first = _own(tile, tiles, WHO, FOLDED) * OWN
         token = (first + gl.arange(0, OWN, layout=gl.SliceLayout(1, QL))) * STRIDE + start
         dims = gl.arange(0, DIM, layout=gl.SliceLayout(0, QL))
         there = (token < q_len)[:, None] & (dims < HEAD_DIM)[None, :]
@@ -293,10 +321,10 @@ def _consumer(
         q.store(gl.load(at, mask=there, other=0.0))
         fence_async_shared()
         _sync()
+        if OVERLAP:
+            gdc_wait()  # before the first write; the queries are older than the kernel waited for
         token = (first + gl.arange(0, OWN, layout=gl.SliceLayout(1, S))) * STRIDE + start
         last = gl.minimum((token + shift) // STRIDE, strides - 1)
-        # The tile's last rows may see more than this warpgroup's.
-        tile_chunks = _chunks((tile + 1) * SAMPLES, problem, STRIDE, KEYS)
         chunks = _chunks(first + OWN, problem, STRIDE, KEYS)
         # Chunks before this one are visible to every sample; one with a mask always remains.
         interior = gl.minimum((first * STRIDE + start + shift) // STRIDE + 1, strides) // KEYS
@@ -320,10 +348,6 @@ def _consumer(
                 KEYS, PER, PACKED, True,
             )  # fmt: skip
             step += 1
-        for _chunk in range(chunks, tile_chunks):
-            mbarrier.wait(k_ready.index(step % STAGES), (step // STAGES) & 1)
-            mbarrier.arrive(k_free.index(step % STAGES), count=1)
-            step += 1
         # What this warpgroup wrote, other threads of it read.
         _sync()
         total = gl.convert_layout(gl.sum(norm, 1), peak.type.layout)
@@ -332,9 +356,14 @@ def _consumer(
             scores_ptr + member.to(gl.int64) * rows * columns, sums_at, peaks_at, peak, share,
             first // PER, chunks, rows, columns, KEYS, PER, SAMPLES, MAXIMUM,
         )  # fmt: skip
+        # Others of the tile may see more than this warpgroup.
+        for _chunk in range(chunks, _tile_chunks(tile, problem, STRIDE, KEYS, FOLDED)):
+            mbarrier.wait(k_ready.index(step % STAGES), (step // STAGES) & 1)
+            mbarrier.arrive(k_free.index(step % STAGES), count=1)
+            step += 1
         _sync()
-        turn += 1
         index = _next_tile(turn, slots, tile_bars)
+        turn += 1
 
 
 @gluon.jit
@@ -344,14 +373,18 @@ def block_scores_gluon_kernel(
     members, heads, group, q_len, shift, strides, rows, columns, tiles, chunk_room, factor,
     HEAD_DIM: gl.constexpr, DIM: gl.constexpr, STRIDE: gl.constexpr, PER: gl.constexpr,
     SAMPLES: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr, MAXIMUM: gl.constexpr,
-    PACKED: gl.constexpr, CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
+    PACKED: gl.constexpr, FOLDED: gl.constexpr, OVERLAP: gl.constexpr,
+    CONSUMER_REGS: gl.constexpr, PRODUCER_REGS: gl.constexpr,
 ):  # fmt: skip
-    """Any 1-D grid: programs fetch tiles as they get free.
+    """Any 1-D grid of at most one program a tile: programs fetch tiles as they get free.
 
     ``factor`` is ``scale * log2(e)``; ``chunk_room`` chunks fit into a program's scratch. With
     ``MAXIMUM`` a block's score is its largest mass of any sample, else their sum. With ``PACKED``
-    scratch holds block sums in fp16, two to a float.
+    scratch holds block sums in fp16, two to a float. With ``OVERLAP`` programs may start while the
+    kernel that pools the keys still runs, before which queries and starts must be there.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     # Shared memory: 64 samples of each consumer, and a ring of STAGES chunks of KEYS pooled keys.
     Q_LAYOUT: gl.constexpr = gl.NVMMASharedLayout(min(128, 2 * DIM), 16, 2)
     q_bufs = gl.allocate_shared_memory(k_desc.dtype, [4, SAMPLES // 4, DIM], Q_LAYOUT)
@@ -377,22 +410,26 @@ def block_scores_gluon_kernel(
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 0, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
+                FOLDED, OVERLAP,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 1, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
+                FOLDED, OVERLAP,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 2, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
+                FOLDED, OVERLAP,
             )),
             (_consumer, (
                 inputs, outputs, problem, q_bufs, k_bufs, bars, slots, tile_bars,
                 3, SAMPLES, STRIDE, PER, KEYS, DIM, HEAD_DIM, STAGES, MAXIMUM, PACKED,
+                FOLDED, OVERLAP,
             )),
             (_producer, (
                 k_desc, problem, k_bufs, bars, slots, tile_bars, counter_ptr,
-                SAMPLES, STRIDE, KEYS, STAGES,
+                STRIDE, KEYS, STAGES, FOLDED, OVERLAP,
             )),
         ],
         [4, 4, 4, 1],

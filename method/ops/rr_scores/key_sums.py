@@ -8,9 +8,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from method.ops.launch import Ready, kept
-from method.ops.triton_support import check_triton, padded_head, unit_stride
+from method.ops.triton_support import check_triton, overlaps, padded_head, unit_stride
 
 POOL_STRIDES = 16
 
@@ -19,8 +20,14 @@ POOL_STRIDES = 16
 def pool_keys_kernel(
     k_ptr, out_ptr, stride_kb, stride_kh, stride_kl, kv_heads, k_len, strides,
     HEAD_DIM: tl.constexpr, PADDED: tl.constexpr, STRIDE: tl.constexpr, TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Grid ``(B * Hkv, ceil(strides / TILE))``: mean key of ``TILE`` strides."""
+    """Grid ``(B * Hkv, ceil(strides / TILE))``: mean key of ``TILE`` strides.
+
+    Launched when all ahead of it has ended, which the estimate behind it relies on.
+    """
+    if OVERLAP:
+        gdc_launch_dependents()
     item = (tl.program_id(0) // kv_heads).to(tl.int64)
     head = (tl.program_id(0) % kv_heads).to(tl.int64)
     # Strides [TILE]; total and mean are [TILE, PADDED].
@@ -59,6 +66,9 @@ def _prepare(key: Tensor, stride: int) -> tuple[Ready, tuple[int, ...]]:
         pool_keys_kernel,
         (batch * kv_heads, triton.cdiv(strides, POOL_STRIDES)),
         (*unit_stride(key).stride()[:3], kv_heads, k_len, strides),
-        {"HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride, "TILE": POOL_STRIDES},
-    )
+        {
+            "HEAD_DIM": dim, "PADDED": padded_head(dim), "STRIDE": stride, "TILE": POOL_STRIDES,
+            "OVERLAP": overlaps(key.device),
+        },
+    )  # fmt: skip
     return launch, (batch, kv_heads, strides, dim)

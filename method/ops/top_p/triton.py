@@ -17,13 +17,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from method.blocks import BLOCK, BlockMask, check_lengths, num_blocks
 from method.density import causal_blocks
 from method.keep import KeepPolicy
 from method.ops.launch import Ready, kept, stream_of
 from method.ops.lists import add_share
-from method.ops.triton_support import interpreting
+from method.ops.triton_support import interpreting, overlaps
 
 LANE_SCORES = 16
 """Scores one lane of a warp holds in registers."""
@@ -90,7 +91,7 @@ def select_kernel(
     scores_ptr, share_ptr, index_ptr, count_ptr, tally_ptr, density_ptr,
     first, heads, q_len, k_len, rows, columns, released_rows, total,
     W: tl.constexpr, ROW: tl.constexpr, WORK: tl.constexpr, PAY: tl.constexpr,
-    SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr,
+    SINK: tl.constexpr, DIAGONAL: tl.constexpr, LAST_ROW: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Grid ``(rows from first on, B * Hq)``; scores and lists are ``[B, Hq, rows, columns]``.
 
@@ -98,6 +99,9 @@ def select_kernel(
     the diagonal before ``released_rows`` follow the released rule. A head's density, its blocks over
     ``total``, is there when all its rows are.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
     row = first + tl.num_programs(0) - 1 - tl.program_id(0)
     member = tl.program_id(1)
     # Everything below that is no scalar is [W]: one entry for each key block of the row.
@@ -213,6 +217,7 @@ def _prepare(
     if not scores.is_cuda and not interpreting():
         raise ValueError("select_blocks_triton needs CUDA tensors, or TRITON_INTERPRET=1")
     check_lengths(q_len, k_len)
+    overlap = overlaps(scores.device)
     early = columns if released_rows is None else released_rows
     early = early if selector == "released" else 0
     launches = [
@@ -223,6 +228,7 @@ def _prepare(
             {
                 "W": width, "ROW": BLOCK, "WORK": tl.float64, "PAY": selector != "top_p",
                 "SINK": keep.sink, "DIAGONAL": keep.diagonal, "LAST_ROW": keep.last_row,
+                "OVERLAP": overlap, "launch_pdl": overlap,
                 "num_warps": max(1, width // (32 * LANE_SCORES)),
             },
         )
