@@ -13,6 +13,7 @@ from tests.claims_tables import (
     LINES,
     QWEN,
     RR,
+    SMALL,
     VIDEO,
     VIDEO_LINES,
     K,
@@ -119,32 +120,6 @@ def _bold(cell: str, frame: pd.DataFrame, name: str, level: int) -> str:
     )
 
 
-EQUAL_TASKS = {
-    "rr": ("rr(tau=0.56688)", "rr(tau=0.82984)"),
-    "rr_plus": ("rr_plus(tau=0.65969)", "rr_plus(tau=0.86852)"),
-    "rr_plus_fast": ("rr_plus_fast(tau=0.56688)", ""),
-    "xattention": ("xattention(tau=0.62875)", "xattention(tau=0.84531)"),
-    "minference, native": tuple(
-        f"minference_native(patterns=qwen25_coder_15b, ratio={ratio})" for ratio in (0.045303, 0.16593)
-    ),
-    "cosa": ("cosa(topp=0.69062)", ""),
-    "flexprefill": ("flexprefill_no_minimum(gamma=0.78344)", ""),
-}
-"""HELMET's tasks at equal density: each method's settings for 20 and for 35 % of the blocks."""
-
-
-def of_qwen_equal_tasks() -> Iterator[str]:
-    frame = table(f"{QWEN}/helmet_calibrated/tables/helmet_recovery.csv").set_index(
-        ["method", "column"]
-    )
-    for name, settings in EQUAL_TASKS.items():
-        cells = [
-            " / ".join(_helmet(frame.loc[one, column], "") if one else "–" for one in settings)
-            for column in ("RAG", "ICL", "Re-rank", "all")
-        ]
-        yield row(name, cells)
-
-
 ABLATIONS = {
     "rr": "rr(tau={}",
     **{f"rr, stride {n}": f"rr(tau={{}}, stride={n}" for n in (4, 16, 32)},
@@ -168,9 +143,72 @@ ABLATIONS = {
 
 
 def of_qwen_ablations() -> Iterator[str]:
+    store = f"{QWEN}/ablations"
     for name, label in ABLATIONS.items():
-        cells = [cell(f"{QWEN}/ablations", f"{label.format(tau)})", 16 * K) for tau in (0.95, 0.8, 0.5)]
+        cells = [cell(store, f"{label.format(tau)})", 16 * K) for tau in (0.95, 0.8, 0.5)]
+        cells.append(cell(store, f"{label.format(0.8)})", 8 * K))
         yield row(name, [shown(one) for one in cells])
+
+
+KEPT = {
+    "rr": "rr(tau=0.8)",
+    "xattention": "xattention(tau=0.8)",
+    "cosa": "cosa(topp=0.8)",
+    "rr_plus": "rr_plus(tau=0.8)",
+    "rr_plus_fast": "rr_plus_fast(tau=0.8)",
+    "oracle": "oracle(tau=0.8)",
+    "oracle_max": "oracle_max(tau=0.8)",
+    "flashprefill": "flashprefill(alpha=0.08)",
+    "flexprefill": "flexprefill_no_minimum(gamma=0.95)",
+    "minference, native": "minference_native(patterns=qwen25_coder_15b, ratio=1.0)",
+    "trianglemix": "trianglemix(first_layer=20, window=512)",
+    "streaming": "streaming(window=1920)",
+}
+"""Settings of the ablation of always-kept blocks."""
+
+
+def of_qwen_keep() -> Iterator[str]:
+    frame = table(f"{QWEN}/ablations_keep/summary.csv").set_index(["method", "keep"])
+    rules = "none", "sink", "diagonal", "last_row", "sink+diagonal", "sink+diagonal+last_row"
+    for name, method in KEPT.items():
+        yield row(
+            name,
+            [
+                f"{frame.loc[(method, rule), 'recovery']:.0f} @ {frame.loc[(method, rule), 'density']:.0f}"
+                for rule in rules
+            ],
+        )
+
+
+SMALL_ROWS = (
+    "rr(tau=0.95)",
+    "rr(tau=0.9)",
+    "rr(tau=0.8)",
+    "rr(tau=0.95, offset=0)",
+    "rr(tau=0.95, offset=random)",
+    "rr(tau=0.95, offset=mean)",
+    "rr_plus(tau=0.95)",
+    "rr_plus(tau=0.8)",
+    "rr_plus(tau=0.5)",
+    "rr_plus_fast(tau=0.8)",
+    "xattention(tau=0.95)",
+    "xattention(tau=0.9)",
+    "cosa(topp=0.95)",
+    "flashprefill(alpha=0.08)",
+    "flexprefill(gamma=0.95)",
+    "streaming(window=1920)",
+    "oracle(tau=0.95)",
+    "oracle_max(tau=0.95)",
+    "oracle_max(tau=0.8)",
+)
+
+
+def of_small_model() -> Iterator[str]:
+    store = f"{SMALL}/published"
+    dense = [cell(store, "full", n)["score"] for n in LENGTHS]
+    yield row("dense score, %", [f"{one:.1f}" for one in dense])
+    for name in SMALL_ROWS:
+        yield row(name, [shown(cell(store, name, n)) for n in LENGTHS])
 
 
 def of_qwen_mass() -> Iterator[str]:
@@ -192,23 +230,6 @@ def of_qwen_mass() -> Iterator[str]:
         store = "equal_density" if name in ("streaming", "oracle") else "beyond"
         kept = at(20, name, 16 * K, f"{QWEN}/{store}")["recovery"]
         yield row(name, [f"{one['mass']:.0f}", f"{one['worst']:.0f}", f"{kept:.0f}"])
-
-
-def of_qwen_helmet() -> Iterator[str]:
-    frame = table(f"{QWEN}/helmet/tables/helmet_recovery.csv")
-    methods = ["rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "flexprefill(gamma=0.95)"]
-    methods.append("minference_native(patterns=qwen25_coder_15b, ratio=1.0)")
-    columns = [("8K", name) for name in ("Recall", "RAG", "ICL", "Re-rank", "LongQA-2", "all")]
-    for length, column in [*columns, *(("32K", name) for name in ("Recall", "RAG", "ICL", "all"))]:
-        rows = frame[(frame["length"] == length) & (frame["column"] == column)].set_index("method")
-        cells = [_helmet(rows.loc[name]) if name in rows.index else "" for name in methods]
-        text = " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |").rstrip()
-        yield f"| {text} |" if cells[-1] else f"| {text} "
-
-
-def _helmet(one: pd.Series, of: str = ", {datasets}, {n}") -> str:
-    ends = f"{one['recovery']:.0f} ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
-    return f"{ends} @ {one['density']:.0f}" + of.format(**one)
 
 
 def of_video() -> Iterator[str]:

@@ -11,9 +11,9 @@ from tests.source import ROOT
 
 README = "README.md"
 QWEN = "results/qwen25_coder_15b"
+SMALL = "results/qwen25_coder_05b"
 VIDEO = "results/video_probe"
 H100 = "results/latency_h100"
-H200 = "results/latency_h200"
 K = 1024
 LENGTHS = (4 * K, 8 * K, 16 * K, 32 * K)
 LINES = {

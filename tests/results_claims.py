@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from rr_bench.report.latency import read_latency
+from tests import claims_helmet as helmet
 from tests import claims_pages as pages
 from tests.claims_tables import (
     H100,
-    H200,
     LENGTHS,
     LINES,
     QWEN,
     README,
     REPLAY,
     RR,
+    SMALL,
     VIDEO,
     K,
     at,
@@ -34,7 +35,7 @@ from tests.source import ROOT
 
 CONSTANTS = re.compile(
     r"Qwen2\.5-Coder-1\.5B-Instruct|H100s|One H100|an H200|\bτ 0\.\d+|\bLlama-3\.1-8B|Qwen2\.5-7B|"
-    r"32 query and 8 KV heads of 128, bf16, batch 1|\b\d+K\b|FlashAttention-\d|stride 8|"
+    r"32 query and 8 KV heads of 128, bf16, batch 1|\b\d+K\b|FlashAttention-\d|stride [48]|"
     r"density 0\.2 / 0\.35 / 0\.5|density (0\.35|of 35 %)|at 20, 35 and 50 %|at 35 and 50 %; at 20 %|"
     r"capability 9\.0|2\.4 times as fast at 128K|more than 99 % of the score"
 )
@@ -45,6 +46,12 @@ def of_paper() -> Iterator[str]:
     own = [cell(f"{QWEN}/published", "rr(tau=0.95)", n) for n in LENGTHS[1:]]
     kept, blocks = (", ".join(f"{row[name]:.0f}" for row in own) for name in ("recovery", "density"))
     yield f"{kept} % at 8K, 16K, 32K with τ 0.95 ({blocks} % of the blocks)"
+    small = [cell(f"{SMALL}/published", "rr(tau=0.95)", n)["recovery"] for n in LENGTHS]
+    yield f"not quite: {min(small):.0f} to {max(small):.0f} %"
+    frame = table(f"{QWEN}/helmet_yarn/tables/helmet_recovery.csv").set_index(["column", "length"])
+    far = frame.loc["all", "64K"]
+    ends = f"{far['recovery']:.0f} % ({far['recovery_lo']:.0f}–{far['recovery_hi']:.0f})"
+    yield f"{far['datasets']} tasks: {ends} with {far['density']:.0f} % of the blocks"
     levels, lines = (20, 35, 50), (LINES["flexprefill"], LINES["minference, native"])
     every = [[at(level, one, n)["recovery"] for level in levels for n in LENGTHS[1:]] for one in lines]
     first, second = (f"{min(found):.0f} to {max(found):.0f} %" for found in every)
@@ -95,6 +102,11 @@ def of_beyond() -> Iterator[str]:
         yield f"{value:.0f} % ({low:.0f}–{high:.0f}) at {level} % of the blocks, where"
         yield f"{others}"
     yield f"{100 * timed('selection', 'rr_plus(')['of_dense']:.1f} % of FlashAttention-3's time"
+    other = frame.loc["rr(stride=4)"]
+    yield f"as many products, keeps {other['at 10 %']:.0f} and {other['at 20 %']:.0f}"
+    long = _tasks("rr(tau=0.79891)", "helmet_calibrated_32k")
+    ends = f"{long['recovery']:.0f} % ({long['recovery_lo']:.0f}–{long['recovery_hi']:.0f})"
+    yield f"`rr` keeps {ends} at {long['density']:.0f} % of the blocks"
     few, more = (
         [_tasks(name) for name in names]
         for names in (
@@ -111,9 +123,9 @@ def of_beyond() -> Iterator[str]:
     yield f"{low}–{high}), {more[1]['recovery']:.0f} and {more[2]['recovery']:.0f}"
 
 
-def _tasks(method: str) -> pd.Series:
+def _tasks(method: str, store: str = "helmet_calibrated") -> pd.Series:
     """A method's mean over HELMET's tasks at equal density."""
-    frame = table(f"{QWEN}/helmet_calibrated/tables/helmet_recovery.csv")
+    frame = table(f"{QWEN}/{store}/tables/helmet_recovery.csv")
     (found,) = [one for _, one in frame.iterrows() if (one["column"], one["method"]) == ("all", method)]
     return found
 
@@ -153,9 +165,11 @@ def of_speed() -> Iterator[str]:
     plain, plus = own[RR + ")"], own["rr_plus(tau=0.8)"]
     yield f"{plain:.2f} times as fast with `rr` and {plus:.2f} with `rr_plus`"
     layer = timed("layer", RR, **REPLAY)["speedup"]
-    yield f"a decoder layer of Llama-3.1-8B {layer:.1f} times as fast at 128K"
-    whole = [timed("prefill", RR, n, H200, **REPLAY)["speedup"] for n in (4 * K, 128 * K)]
-    yield f"(random weights, a random mask) {whole[0]:.2f} and {whole[1]:.2f} times"
+    yield f"a decoder layer of Llama-3.1-8B is {layer:.1f} times as fast at 128K"
+    whole = [timed("prefill", RR, n, **REPLAY)["speedup"] for n in (8 * K, 32 * K, 128 * K)]
+    yield f"whole prefill {whole[0]:.2f}, {whole[1]:.2f} and {whole[2]:.2f} times at 8K, 32K and 128K"
+    slow = timed("prefill", "full", backend="dense:cudnn")["median_ms"]
+    yield f"{slow / timed('prefill', RR, **REPLAY)['median_ms']:.2f} over cuDNN's"
 
 
 CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
@@ -166,8 +180,12 @@ CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "latency on an H100": (f"{H100}/README.md", pages.of_h100),
     "a language model": (f"{QWEN}/README.md", pages.of_qwen),
     "beyond": (f"{QWEN}/README.md", pages.of_qwen_beyond),
-    "HELMET": (f"{QWEN}/README.md", pages.of_qwen_helmet),
-    "HELMET at equal density": (f"{QWEN}/README.md", pages.of_qwen_equal_tasks),
+    "HELMET": (f"{QWEN}/README.md", helmet.of_published),
+    "HELMET at equal density": (f"{QWEN}/README.md", helmet.of_equal_tasks),
+    "HELMET by YaRN": (f"{QWEN}/README.md", helmet.of_stretched),
+    "always-kept blocks": (f"{QWEN}/README.md", pages.of_qwen_keep),
+    "a smaller model": (f"{SMALL}/README.md", pages.of_small_model),
+    "a smaller model, HELMET": (f"{SMALL}/README.md", helmet.of_small),
     "ablations": (f"{QWEN}/README.md", pages.of_qwen_ablations),
     "held mass": (f"{QWEN}/README.md", pages.of_qwen_mass),
     "video": (f"{VIDEO}/README.md", pages.of_video),

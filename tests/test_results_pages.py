@@ -14,8 +14,8 @@ import pytest
 from rr_bench.report.recovery import Recovery, pooled
 from rr_bench.store.cells import SHORT
 from rr_bench.store.reading import read_store
-from tests.claims_pages import EQUAL_TASKS
-from tests.claims_tables import LENGTHS, QWEN, README, K, at, page
+from tests.claims_helmet import EQUAL_TASKS, EQUAL_TASKS_32K
+from tests.claims_tables import LENGTHS, QWEN, README, K, at, page, table
 from tests.results_claims import CLAIMS, CONSTANTS
 from tests.source import ROOT
 
@@ -56,32 +56,79 @@ def test_what_readme_says_of_xattention_at_equal_density() -> None:
     assert found[20, 8 * K].hi < 100 < found[20, 32 * K].lo
 
 
-def test_what_is_said_of_rr_plus_on_helmets_tasks() -> None:
-    """Paired prompt by prompt over tasks: of 100 % when both score the same."""
-    scored = {
+TaskScores = dict[tuple[str, str], dict[str, float]]
+CATEGORIES = {"RAG": "kilt", "ICL": "icl", "Re-rank": "msmarco", "all": ""}
+
+
+def of_tasks(store: str) -> TaskScores:
+    """Scores by method, task and prompt."""
+    return {
         (cell.info.method["label"], cell.info.task): {
             one.uid: one.score for one in cell.samples if one.score is not None
         }
-        for cell in read_store(ROOT / QWEN / "helmet_calibrated")[0]
+        for cell in read_store(ROOT / QWEN / store)[0]
     }
-    tasks = sorted({task for _, task in scored})
-    groups = [
-        [task for task in tasks if task.startswith(start)] for start in ("kilt", "icl", "msmarco", "")
-    ]
 
-    def paired(rival: str, level: int, own: list[str]) -> Recovery:
-        names = EQUAL_TASKS["rr_plus"][level], EQUAL_TASKS[rival][level]
-        cells = [[scored[name, task] for name in names] for task in own]
-        return pooled([[(one[uid], two[uid]) for uid in one if uid in two] for one, two in cells])
 
-    rivals = [
-        (name, level)
-        for name, settings in EQUAL_TASKS.items()
-        for level in (0, 1)
-        if settings[level] and name not in ("rr_plus", "rr_plus_fast")
+def paired(scored: TaskScores, own: str, rival: str, category: str = "all") -> Recovery:
+    """Prompt by prompt over the tasks that both have: of 100 % when both score the same."""
+    tasks = sorted(
+        {task for name, task in scored if name == own and task.startswith(CATEGORIES[category])}
+    )
+    cells = [(scored[own, one], scored[rival, one]) for one in tasks if (rival, one) in scored]
+    return pooled([[(one[uid], two[uid]) for uid in one if uid in two] for one, two in cells])
+
+
+def rivals_of_rr_plus(settings: dict[str, tuple[str, str]]) -> list[tuple[str, int]]:
+    others = [name for name in settings if name not in ("rr_plus", "rr_plus_fast", "rr, stride 4")]
+    return [(name, level) for name in others for level in (0, 1) if settings[name][level]]
+
+
+def test_what_is_said_of_rr_plus_on_helmets_tasks_at_8k() -> None:
+    scored = of_tasks("helmet_calibrated")
+
+    def against(name: str, level: int, category: str) -> Recovery:
+        own, rival = EQUAL_TASKS["rr_plus"][level], EQUAL_TASKS[name][level]
+        return paired(scored, own, rival, category)
+
+    rivals = rivals_of_rr_plus(EQUAL_TASKS)
+    assert len(rivals) == 11
+    assert all(against(*rival, one).hi > 100 for rival in rivals for one in CATEGORIES)
+    ahead = {rival for rival in rivals if against(*rival, "all").lo > 100}
+    few = {(name, level) for name in ("flexprefill", "cosa") for level in (0, 1)}
+    assert ahead == few | {("xattention", 1)}
+    assert against("rr_plus_fast", 0, "Re-rank").hi < 100
+
+
+def test_what_is_said_of_rr_plus_on_helmets_tasks_at_32k() -> None:
+    scored = of_tasks("helmet_calibrated_32k")
+
+    def against(name: str, level: int, category: str = "all") -> Recovery:
+        own, rival = EQUAL_TASKS_32K["rr_plus"][level], EQUAL_TASKS_32K[name][level]
+        return paired(scored, own, rival, category)
+
+    rivals = rivals_of_rr_plus(EQUAL_TASKS_32K)
+    ahead = {rival for rival in rivals if against(*rival).lo > 100}
+    assert ahead == {(name, 0) for name in ("xattention", "cosa", "flexprefill")}
+    behind = {
+        (rival, one)
+        for rival in rivals
+        for one in ("RAG", "ICL", "all")
+        if against(*rival, one).hi < 100
+    }
+    assert behind == {(("rr", 1), "ICL"), (("rr", 1), "all")}
+    text = "by 8 % (1–14) over all tasks and 10 % (2–20) in ICL"
+    shown = [
+        f"{100 - one.value:.0f} % ({100 - one.hi:.0f}–{100 - one.lo:.0f})"
+        for one in (against("rr", 1), against("rr", 1, "ICL"))
     ]
-    assert len(rivals) == 8
-    assert all(paired(*rival, own).hi > 100 for rival in rivals for own in groups)
-    ahead = {rival for rival in rivals if paired(*rival, tasks).lo > 100}
-    assert ahead == {("flexprefill", 0), ("cosa", 0), ("xattention", 1)}
-    assert paired("rr_plus_fast", 0, groups[2]).hi < 100
+    assert text == f"by {shown[0]} over all tasks and {shown[1]} in ICL"
+    assert text in page(f"{QWEN}/README.md")
+
+
+def test_what_is_said_of_rr_at_stride_4() -> None:
+    """As many products as ``rr_plus``: level at 20 and 35 %, behind at 10 %."""
+    frame = table(f"{QWEN}/beyond/tables/equal_density.csv").set_index("method")
+    own, other = frame.loc["rr_plus"], frame.loc["rr(stride=4)"]
+    assert own["at 10 % lo"] > other["at 10 %"] and own["at 10 %"] - other["at 10 %"] < 6
+    assert all(own[f"at {n} % lo"] < other[f"at {n} %"] < own[f"at {n} % hi"] for n in (20, 35))
