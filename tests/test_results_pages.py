@@ -132,3 +132,22 @@ def test_what_is_said_of_rr_at_stride_4() -> None:
     own, other = frame.loc["rr_plus"], frame.loc["rr(stride=4)"]
     assert own["at 10 % lo"] > other["at 10 %"] and own["at 10 %"] - other["at 10 %"] < 6
     assert all(own[f"at {n} % lo"] < other[f"at {n} %"] < own[f"at {n} % hi"] for n in (20, 35))
+
+
+def test_what_is_said_of_samples_decoded_together() -> None:
+    """The first group of a cell captures, so its decoding is left out of the rate."""
+    rates, answers = [], []
+    for store in ("decode_graph", "decode_together"):
+        cells = [cell.samples for cell in read_store(ROOT / QWEN / store)[0]]
+        every = [one for samples in cells for one in samples]
+        later = [one.decode_s for samples in cells for one in samples[8:]]
+        prefill = sum(one.prefill_s for one in every) / len(every)
+        rates.append(60 / (prefill + sum(later) / len(later)))
+        answers.append({(one.task, one.uid): (one.output, one.score) for one in every})
+    one, other = answers
+    assert one.keys() == other.keys()
+    equal = sum(one[key][0] == other[key][0] for key in one)
+    assert all(one[key][1] == other[key][1] for key in one)
+    text = page(f"{QWEN}/README.md")
+    assert f"{rates[1]:.0f} samples a minute where one after the other makes {rates[0]:.0f}" in text
+    assert f"{equal} of {len(one)} answers are equal, all scores" in text
