@@ -164,7 +164,7 @@ def of_qwen_ablations() -> Iterator[str]:
     store = f"{QWEN}/ablations"
     for name, label in ABLATIONS.items():
         cells = [cell(store, f"{label.format(tau)})", 16 * K) for tau in (0.95, 0.8, 0.5)]
-        cells.append(cell(store, f"{label.format(0.8)})", 8 * K))
+        cells.append(cell(f"{store}_8k", f"{label.format(0.8)})", 8 * K))
         yield row(name, [shown(one) for one in cells])
 
 
