@@ -263,6 +263,20 @@ def of_video() -> Iterator[str]:
             name, [" / ".join(_calibrated(line, n, level) for level in (25, 50)) for n in LENGTHS]
         )
 
+    yield row_of_rr_plus()
+
+
+def row_of_rr_plus() -> str:
+    store, cells = f"{VIDEO}/rr_plus", []
+    for names in (
+        ("rr(tau=0.95)", "rr(tau=0.9)"),
+        ("rr_plus(tau=0.95)", "rr_plus(tau=0.8)", "rr_plus(tau=0.5)"),
+        ("rr_plus_fast(tau=0.95)", "rr_plus_fast(tau=0.8)"),
+        ("xattention(tau=0.95)",),
+    ):
+        cells.append(" / ".join(shown(cell(store, name, 4 * K)) for name in names))
+    return f"| {' | '.join(cells)} |"
+
 
 def _calibrated(line: str, length: int, level: int) -> str:
     """Recovery at a density of the videos' store, or a dash where the method cannot reach it."""
