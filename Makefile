@@ -69,7 +69,7 @@ lint: $(VENV)/installed-dev
 
 figures: $(VENV)/installed
 	@test -n '$(RUN)' || { echo 'nothing under results/: name a folder with RUN=folder'; exit 1; }
-	@printf '%s\n' $(RUN) | xargs -n 4 -P $(WORKERS) $(PY) -m rr_bench.report \
+	@printf '%s\n' $(RUN) | xargs -n 6 -P $(WORKERS) $(PY) -m rr_bench.report \
 	  $(if $(PDF),,--no-pdf) $(if $(filter command line,$(origin RUN)),,--no-page)
 
 clean:
