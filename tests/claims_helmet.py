@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from tests.claims_tables import QWEN, SMALL, row, table
+from tests.claims_tables import QWEN, dense_scores, helmet_cell, row, table
 
 MINFERENCE = "minference_native(patterns=qwen25_coder_15b, ratio={})"
 EQUAL_TASKS = {
@@ -65,7 +65,9 @@ def _equal(
         if not any(one in every[columns[0]].index for one in settings):
             continue
         cells = [
-            " / ".join(_cell(frame.loc[one], of) if one in frame.index else "–" for one in settings)
+            " / ".join(
+                helmet_cell(frame.loc[one], of) if one in frame.index else "–" for one in settings
+            )
             for frame in every.values()
         ]
         yield row(name, cells)
@@ -77,28 +79,9 @@ def of_stretched() -> Iterator[str]:
     for length in ("64K", "128K"):
         rows = frame[frame["length"] == length].set_index("column")
         names = "Recall", "RAG", "ICL", "all"
-        yield row(length, [_cell(rows.loc[name]) for name in names])
-    recall, rag = _dense(f"{QWEN}/helmet_yarn", "Recall", "RAG")
+        yield row(length, [helmet_cell(rows.loc[name]) for name in names])
+    recall, rag = dense_scores(f"{QWEN}/helmet_yarn", "Recall", "RAG")
     yield f"{recall} % in Recall and {rag} % in RAG at 64K"
-
-
-def _dense(store: str, *columns: str) -> list[str]:
-    """Dense attention's score in columns, at the first length of a store."""
-    frame = table(f"{store}/categories.csv")
-    frame = frame[frame["method"] == "full"].drop_duplicates("column").set_index("column")
-    return [f"{float(frame.loc[name, 'value']):.1f}" for name in columns]
-
-
-def of_small() -> Iterator[str]:
-    """The 0.5B model."""
-    frame = table(f"{SMALL}/helmet/tables/helmet_recovery.csv").set_index(["method", "column"])
-    for name in ("rr(tau=0.95)", "rr(tau=0.9)", "xattention(tau=0.95)", "flexprefill(gamma=0.95)"):
-        cells = [
-            _cell(frame.loc[name, column], "") for column in ("Recall", "RAG", "ICL", "Re-rank", "all")
-        ]
-        yield row(name, cells)
-    recall, *others = _dense(f"{SMALL}/helmet", "Recall", "RAG", "ICL", "Re-rank")
-    yield f"{recall} % in Recall, {others[0]} in RAG, {others[1]} in ICL and {others[2]} in re-ranking"
 
 
 def of_published() -> Iterator[str]:
@@ -108,12 +91,6 @@ def of_published() -> Iterator[str]:
     columns = [("8K", name) for name in ("Recall", "RAG", "ICL", "Re-rank", "LongQA-2", "all")]
     for length, column in [*columns, *(("32K", name) for name in ("Recall", "RAG", "ICL", "all"))]:
         rows = frame[(frame["length"] == length) & (frame["column"] == column)].set_index("method")
-        cells = [_cell(rows.loc[name]) if name in rows.index else "" for name in methods]
+        cells = [helmet_cell(rows.loc[name]) if name in rows.index else "" for name in methods]
         text = " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |").rstrip()
         yield f"| {text} |" if cells[-1] else f"| {text} "
-
-
-def _cell(one: pd.Series, of: str = ", {datasets}, {n}") -> str:
-    """Recovery, interval and density of a row, and what ``of`` says of it."""
-    ends = f"{one['recovery']:.0f} ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
-    return f"{ends} @ {one['density']:.0f}" + of.format(**one)

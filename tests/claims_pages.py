@@ -13,7 +13,6 @@ from tests.claims_tables import (
     LINES,
     QWEN,
     RR,
-    SMALL,
     VIDEO,
     VIDEO_LINES,
     K,
@@ -136,92 +135,6 @@ def _bold(cell: str, frame: pd.DataFrame, name: str, level: int) -> str:
     return (
         f"**{cell}**" if frame.loc[name, f"at {level} % lo"] > others and "oracle" not in name else cell
     )
-
-
-ABLATIONS = {
-    "rr": "rr(tau={}",
-    **{f"rr, stride {n}": f"rr(tau={{}}, stride={n}" for n in (4, 16, 32)},
-    **{
-        f"rr, offset {n}": f"rr(tau={{}}, offset={n}"
-        for n in ("0", "random", "reversed", "head_layer", "mean")
-    },
-    **{f"rr, {n}": f"rr(tau={{}}, selector={n}" for n in ("forced_first", "top_p")},
-    "xattention": "xattention(tau={}",
-    **{f"xattention, stride {n}": f"xattention(tau={{}}, stride={n}" for n in (4, 16, 32)},
-    "xattention, forced_first": "xattention(tau={}, selector=forced_first",
-    "rr_plus": "rr_plus(tau={}",
-    **{f"rr_plus, keys {n}": f"rr_plus(tau={{}}, keys={n}" for n in ("largest", "mean", "spread")},
-    "rr_plus, sum": "rr_plus(tau={}, over_samples=sum",
-    "rr_plus_fast": "rr_plus_fast(tau={}",
-    "oracle, top_p": "oracle(tau={}",
-    "oracle, released": "oracle(tau={}, selector=released",
-    "oracle_max, top_p": "oracle_max(tau={}",
-    "oracle_max, released": "oracle_max(tau={}, selector=released",
-}
-
-
-def of_qwen_ablations() -> Iterator[str]:
-    store = f"{QWEN}/ablations"
-    for name, label in ABLATIONS.items():
-        cells = [cell(store, f"{label.format(tau)})", 16 * K) for tau in (0.95, 0.8, 0.5)]
-        cells.append(cell(f"{store}_8k", f"{label.format(0.8)})", 8 * K))
-        yield row(name, [shown(one) for one in cells])
-
-
-KEPT = {
-    "rr": "rr(tau=0.8)",
-    "xattention": "xattention(tau=0.8)",
-    "cosa": "cosa(topp=0.8)",
-    "rr_plus": "rr_plus(tau=0.8)",
-    "rr_plus_fast": "rr_plus_fast(tau=0.8)",
-    "oracle": "oracle(tau=0.8)",
-    "oracle_max": "oracle_max(tau=0.8)",
-    "flashprefill": "flashprefill(alpha=0.08)",
-    "flexprefill": "flexprefill_no_minimum(gamma=0.95)",
-    "minference, native": "minference_native(patterns=qwen25_coder_15b, ratio=1.0)",
-    "trianglemix": "trianglemix(first_layer=20, window=512)",
-    "streaming": "streaming(window=1920)",
-}
-"""Settings of the ablation of always-kept blocks."""
-
-
-def of_qwen_keep() -> Iterator[str]:
-    frame = table(f"{QWEN}/ablations_keep/summary.csv").set_index(["method", "keep"])
-    rules = "none", "sink", "diagonal", "last_row", "sink+diagonal", "sink+diagonal+last_row"
-    for name, method in KEPT.items():
-        rows = [frame.loc[(method, rule)] for rule in rules]
-        yield row(name, [f"{one['recovery']:.0f} @ {one['density']:.0f}" for one in rows])
-
-
-SMALL_ROWS = (
-    "rr(tau=0.95)",
-    "rr(tau=0.9)",
-    "rr(tau=0.8)",
-    "rr(tau=0.95, offset=0)",
-    "rr(tau=0.95, offset=random)",
-    "rr(tau=0.95, offset=mean)",
-    "rr_plus(tau=0.95)",
-    "rr_plus(tau=0.8)",
-    "rr_plus(tau=0.5)",
-    "rr_plus_fast(tau=0.8)",
-    "xattention(tau=0.95)",
-    "xattention(tau=0.9)",
-    "cosa(topp=0.95)",
-    "flashprefill(alpha=0.08)",
-    "flexprefill(gamma=0.95)",
-    "streaming(window=1920)",
-    "oracle(tau=0.95)",
-    "oracle_max(tau=0.95)",
-    "oracle_max(tau=0.8)",
-)
-
-
-def of_small_model() -> Iterator[str]:
-    store = f"{SMALL}/published"
-    dense = [cell(store, "full", n)["score"] for n in LENGTHS]
-    yield row("dense score, %", [f"{one:.1f}" for one in dense])
-    for name in SMALL_ROWS:
-        yield row(name, [shown(cell(store, name, n)) for n in LENGTHS])
 
 
 def of_qwen_mass() -> Iterator[str]:

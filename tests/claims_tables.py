@@ -95,3 +95,16 @@ def row(name: str, cells: list[str]) -> str:
 def page(name: str) -> str:
     """A page's text on one line."""
     return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def helmet_cell(one: pd.Series, of: str = ", {datasets}, {n}") -> str:
+    """Recovery, interval and density of a row, and what ``of`` says of it."""
+    ends = f"{one['recovery']:.0f} ({one['recovery_lo']:.0f}–{one['recovery_hi']:.0f})"
+    return f"{ends} @ {one['density']:.0f}" + of.format(**one)
+
+
+def dense_scores(store: str, *columns: str) -> list[str]:
+    """Dense attention's score in columns, at the first length of a store."""
+    frame = table(f"{store}/categories.csv")
+    frame = frame[frame["method"] == "full"].drop_duplicates("column").set_index("column")
+    return [f"{float(frame.loc[name, 'value']):.1f}" for name in columns]

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from rr_bench.report.latency import read_latency
+from tests import claims_ablations as ablations
 from tests import claims_helmet as helmet
 from tests import claims_pages as pages
+from tests import claims_small as small
+from tests import claims_tuning as tuning
 from tests.claims_tables import (
     H100,
     LENGTHS,
@@ -46,8 +49,8 @@ def of_paper() -> Iterator[str]:
     own = [cell(f"{QWEN}/published", "rr(tau=0.95)", n) for n in LENGTHS[1:]]
     kept, blocks = (", ".join(f"{row[name]:.0f}" for row in own) for name in ("recovery", "density"))
     yield f"{kept} % at 8K, 16K, 32K with τ 0.95 ({blocks} % of the blocks)"
-    small = [cell(f"{SMALL}/published", "rr(tau=0.95)", n)["recovery"] for n in LENGTHS]
-    yield f"not quite: {min(small):.0f} to {max(small):.0f} %"
+    less = [cell(f"{SMALL}/published", "rr(tau=0.95)", n)["recovery"] for n in LENGTHS]
+    yield f"not quite: {min(less):.0f} to {max(less):.0f} %"
     frame = table(f"{QWEN}/helmet_yarn/tables/helmet_recovery.csv").set_index(["column", "length"])
     far = frame.loc["all", "64K"]
     ends = f"{far['recovery']:.0f} % ({far['recovery_lo']:.0f}–{far['recovery_hi']:.0f})"
@@ -184,10 +187,11 @@ CLAIMS: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "HELMET": (f"{QWEN}/README.md", helmet.of_published),
     "HELMET at equal density": (f"{QWEN}/README.md", helmet.of_equal_tasks),
     "HELMET by YaRN": (f"{QWEN}/README.md", helmet.of_stretched),
-    "always-kept blocks": (f"{QWEN}/README.md", pages.of_qwen_keep),
-    "a smaller model": (f"{SMALL}/README.md", pages.of_small_model),
-    "a smaller model, HELMET": (f"{SMALL}/README.md", helmet.of_small),
-    "ablations": (f"{QWEN}/README.md", pages.of_qwen_ablations),
+    "always-kept blocks": (f"{QWEN}/README.md", ablations.of_qwen_keep),
+    "a smaller model": (f"{SMALL}/README.md", small.of_published),
+    "a smaller model, HELMET": (f"{SMALL}/README.md", small.of_helmet),
+    "ablations": (f"{QWEN}/README.md", ablations.of_qwen_ablations),
     "held mass": (f"{QWEN}/README.md", pages.of_qwen_mass),
+    "variants of kernels": ("results/tuning_h100/README.md", tuning.of_selections),
     "video": (f"{VIDEO}/README.md", pages.of_video),
 }
