@@ -27,7 +27,7 @@ LENGTHS = tuple(n * K for n in (4, 8, 16, 32, 128))
 
 def of_selections() -> Iterator[str]:
     lines = pd.read_json(ROOT / "results/tuning_h100/selection.jsonl", lines=True)
-    found = lines.set_index(["part", "variant", "length"])["median_us"]
+    found = lines.set_index(["part", "variant", "length"])["median_us"].sort_index()
     dense = found["dense", "fa3"]
     yield row("*FlashAttention-3, dense*", [_us(dense[n]) for n in LENGTHS])
     yield row("*an empty kernel*", [_us(found["selection", "one empty kernel", n]) for n in LENGTHS])

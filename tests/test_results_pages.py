@@ -98,7 +98,9 @@ def test_what_is_said_of_rr_plus_on_helmets_tasks_at_8k() -> None:
     few = {(name, level) for name in ("flexprefill", "cosa") for level in (0, 1)}
     assert ahead == few | {("xattention", 1)}
     assert against("rr_plus_fast", 0, "Re-rank").hi < 100
-    frame = table(f"{QWEN}/helmet_calibrated/tables/helmet_recovery.csv").set_index(["column", "method"])
+    frame = table(f"{QWEN}/helmet_calibrated/tables/helmet_recovery.csv").set_index(
+        ["column", "method"]
+    )
     third = {name: frame.loc[("all", one[1]), "recovery_hi"] for name, one in EQUAL_TASKS.items()}
     assert [name for name, high in third.items() if high > 100] == ["rr_plus"]
 
